@@ -1,0 +1,103 @@
+/* mka/session.h - one token timeline on a model: evaluate tokens, read logits, sample the next one.
+ *
+ *   eval(tokens) -> [ chunks of at most `chunk` tokens ] -> key/value cache grows -> logits of the last token
+ *
+ * A session belongs to one thread at a time. Sessions of one engine take turns on its threads: calls from several threads
+ * are safe and wait for each other. After creation nothing allocates: all buffers are laid out once.
+ */
+#ifndef MKA_SESSION_H
+#define MKA_SESSION_H
+
+#include <mka/model.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct mka_session mka_session;
+
+typedef enum mka_mla_form { MKA_MLA_AUTO, MKA_MLA_ABSORBED, MKA_MLA_EXPANDED } mka_mla_form;
+
+typedef struct mka_session_options {
+    int context;       /* tokens the session can hold; 0: the model's context */
+    int chunk;         /* tokens that prefill takes at once; 0: 512 */
+    mka_type key_type; /* of the cache: MKA_F32, MKA_F16 (default) or MKA_BF16 */
+    mka_type value_type;
+    int exact;        /* 1: activations stay float32 in every product. 0 (default): products with quantised weights
+                         quantise them to 8 bits in blocks of 32 when few tokens are evaluated */
+    mka_mla_form mla; /* how latent attention is computed; no effect on other models */
+} mka_session_options;
+
+MKA_API void mka_session_defaults(mka_session_options *options);
+
+/* Makes an empty session. options may be NULL. MKA_NO_MEMORY: the cache does not fit in free memory; the message says how
+ * much is needed, how much is free and which context would fit. MKA_BAD_ARGUMENT: an option is out of range. */
+MKA_API mka_status mka_session_create(mka_model *model, const mka_session_options *options, mka_session **session,
+                                      mka_error *error);
+MKA_API void mka_session_destroy(mka_session *session);
+
+/* Called between chunks and layers with the tokens of this call that are done; return nonzero to stop. */
+typedef int mka_progress_fn(void *user, size_t done, size_t total);
+
+/* Evaluates count tokens after those the session holds. logits (may be NULL): float [vocabulary], of the last token.
+ * progress may be NULL. MKA_CONTEXT_FULL: not enough room, nothing was evaluated. MKA_BAD_ARGUMENT: count is 0 or an id is
+ * outside the vocabulary, nothing was evaluated. MKA_CANCELLED: progress said stop; the session holds the chunks that were
+ * finished. */
+MKA_API mka_status mka_session_eval(mka_session *session, const int *tokens, size_t count, float *logits,
+                                    mka_progress_fn *progress, void *user, mka_error *error);
+
+/* The same, and nll[i] gets the negative log likelihood in nats of tokens[i + 1] given all before it, for i in
+ * 0..count-2; next (>= 0, else -1) is the token after the last one and adds nll[count-1]. */
+MKA_API mka_status mka_session_score(mka_session *session, const int *tokens, size_t count, int next, double *nll,
+                                     mka_progress_fn *progress, void *user, mka_error *error);
+
+/* Tokens held, and room in all. */
+MKA_API int mka_session_length(const mka_session *session);
+MKA_API int mka_session_context(const mka_session *session);
+
+/* Forgets all tokens from position length on. MKA_UNSUPPORTED when an earlier state cannot be had back (a session summary of
+ * MKA or FastMKA is a running average) unless length is 0, which always works. */
+MKA_API mka_status mka_session_truncate(mka_session *session, int length, mka_error *error);
+
+typedef struct mka_session_usage {
+    uint64_t cache_bytes;                         /* of keys and values that the held tokens occupy */
+    uint64_t cache_reserved;                      /* for the whole context */
+    uint64_t workspace_bytes;                     /* all other buffers of the session */
+    uint64_t weight_bytes_read, cache_bytes_read; /* since the session was made */
+} mka_session_usage;
+
+MKA_API void mka_session_get_usage(const mka_session *session, mka_session_usage *usage);
+
+/* ---- sampling ---- */
+
+typedef struct mka_sampler mka_sampler;
+
+/* Applied in this order: repeat penalty, top-k, temperature, top-p, min-p, draw. */
+typedef struct mka_sampler_options {
+    float temperature;    /* <= 0: greedy, the largest logit, lowest id on a tie. Default 0.8 */
+    int top_k;            /* 0: off. Default 40 */
+    float top_p;          /* 1: off. Default 0.95 */
+    float min_p;          /* 0: off. Default 0.05 */
+    float repeat_penalty; /* 1: off (default). Logits of recent tokens are divided (> 0) or multiplied (< 0) by it */
+    int repeat_last;      /* how many recent tokens it looks at. Default 64 */
+    uint64_t seed;        /* the same seed, options and logits give the same tokens. Default 0 */
+} mka_sampler_options;
+
+MKA_API void mka_sampler_defaults(mka_sampler_options *options);
+
+/* vocabulary: number of logits. MKA_BAD_ARGUMENT names the option that is out of range. */
+MKA_API mka_status mka_sampler_create(const mka_sampler_options *options, int vocabulary, mka_sampler **sampler,
+                                      mka_error *error);
+MKA_API void mka_sampler_destroy(mka_sampler *sampler);
+
+/* Chooses the next token from logits (float [vocabulary], left as they are) and remembers it for the repeat penalty.
+ * NaN never wins; returns -1 only when every logit is NaN. Never allocates. */
+MKA_API int mka_sampler_next(mka_sampler *sampler, const float *logits);
+
+/* Tells the sampler about a token that it did not choose (a prompt's), for the repeat penalty. */
+MKA_API void mka_sampler_accept(mka_sampler *sampler, int token);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

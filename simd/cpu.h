@@ -1,0 +1,13 @@
+/* cpu - which instruction sets this CPU has AND this system lets programs use. Detected once; never assumed. */
+#ifndef MKA_SIMD_CPU_H
+#define MKA_SIMD_CPU_H
+
+typedef enum mka_cpu_flag {
+    MKA_CPU_AVX2 = 1u << 0,   /* AVX2, FMA, F16C; YMM state enabled by the system */
+    MKA_CPU_AVX512 = 1u << 1, /* AVX-512 F, BW, DQ, VL; ZMM and mask state enabled */
+    MKA_CPU_NEON = 1u << 2    /* Advanced SIMD of AArch64 */
+} mka_cpu_flag;
+
+unsigned mka_cpu_flags(void);
+
+#endif

@@ -1,0 +1,104 @@
+/* kernels - the table of inner loops, its contracts, and the choice of a table for this CPU.
+ *
+ * Kernels never allocate, never start threads, never fail. Every pointer may be unaligned unless its contract says otherwise;
+ * outputs overlap nothing unless it is said. n >= 0 everywhere, and n = 0 changes nothing; any n is allowed, so tails are the
+ * kernel's matter. NaN in gives NaN out. Scalar is the meaning: a level may differ from it by rounding, as stated.
+ */
+#ifndef MKA_SIMD_KERNELS_H
+#define MKA_SIMD_KERNELS_H
+
+#include "quant.h"
+
+/* sum_i a[i] b[i]. Differs from scalar by at most n/16 + 4 roundings of sum |a b|. */
+typedef float mka_dot_fn(int n, const float *a, const float *b);
+
+/* y[i] += a x[i] */
+typedef void mka_axpy_fn(int n, float a, const float *x, float *y);
+
+/* y[i] += x[i] */
+typedef void mka_add_fn(int n, const float *x, float *y);
+
+/* Attention over a block of keys: three steps of one online softmax for r query rows that share the keys.
+ *
+ *   score   s[i][t] = scale * q_i . k_t
+ *   online  m' = max(m, max_t s)   c = exp(m - m')   s <- exp(s - m')   z <- c z + sum_t s      (c = 1 where m' = -inf)
+ *   mix     acc_i <- c_i acc_i + sum_t s[i][t] v_t
+ *
+ * q [r][d] and acc [r][d] dense; keys, values [n] rows, stride BYTES apart, of the entry's type; s [r][n], lds floats apart.
+ * m, z, c [r]. The empty state is m = -inf, z = 0, acc = 0. Scores of -inf are masked keys and give weight 0 exactly.
+ * exp is within 2 ulp for arguments in -87..0 and exactly 0 below -104. */
+typedef void mka_score_fn(int r, int d, int n, const float *q, const void *keys, ptrdiff_t stride, float scale, float *s,
+                          int lds);
+typedef void mka_online_fn(int r, int n, float *s, int lds, float *m, float *z, float *c);
+typedef void mka_mix_fn(int r, int d, int n, const float *s, int lds, const void *values, ptrdiff_t stride, const float *c,
+                        float *acc);
+
+/* Softmax in place, with the maximum taken off first. A row of -inf only becomes NaN. */
+typedef void mka_softmax_fn(int n, float *x);
+
+/* y[i] = x[i] w[i] / sqrt(mean(x^2) + eps); w NULL: ones. y may be x. */
+typedef void mka_rms_norm_fn(int n, float eps, const float *x, const float *w, float *y);
+
+/* Rotation of n pairs in place: (a, b) -> (a cos - b sin, b cos + a sin); pair i is (x[i], x[i + n]) for rope_half and
+ * (x[2i], x[2i + 1]) for rope_pairs. cosine, sine [n]. */
+typedef void mka_rope_fn(int n, float *x, const float *cosine, const float *sine);
+
+/* y[i] = act(gate[i]) up[i]; act is SiLU (swiglu) or GELU by tanh (geglu). y may be gate or up. Within 1e-6 relative. */
+typedef void mka_glu_fn(int n, const float *gate, const float *up, float *y);
+
+/* x[i] = act(x[i]): SiLU, and GELU by erf. */
+typedef void mka_act_fn(int n, float *x);
+
+/* Session summary: m[i] = beta m[i] + (1 - beta) x[i]. */
+typedef void mka_ema_fn(int n, float beta, const float *x, float *m);
+
+/* Lambda-weighted sum of the levels: y[i] = sum_l lambda[l] rows[l][i], in the order of l, 1 <= levels <= 3, starting from
+ * lambda[0] rows[0][i] without adding to zero, so that lambda = (1, 0, 0) gives rows[0] bit for bit (finite rows; the sign of
+ * a zero excepted). y may be one of rows. */
+typedef void mka_fuse_fn(int levels, int n, const float *lambda, const float *const *rows, float *y);
+
+/* Conversions of n elements; rounding to nearest even, overflow to infinity. */
+typedef void mka_load_fn(int n, const void *x, float *y);  /* from a stored type (whole blocks) to float32 */
+typedef void mka_store_fn(int n, const float *x, void *y); /* from float32 to a stored type */
+
+/* Quantises n (a multiple of 32) activations: scale = max |x| / 127 of each 32, q to nearest even. NaN or infinity in a block
+ * makes its scale NaN. */
+typedef void mka_quantize_fn(int n, const float *x, const mka_q8_row *y);
+
+/* y[j] = w_j . x for j in 0..rows-1: rows of n elements of the entry's type, row_bytes apart.
+ * gemv_q8 takes activations in 8 bits: integer sums within a block are exact, so levels differ by float rounding alone. */
+typedef void mka_gemv_q8_fn(int rows, int n, const void *w, size_t row_bytes, const mka_q8_row *x, float *y);
+typedef void mka_gemv_f32_fn(int rows, int n, const void *w, size_t row_bytes, const float *x, float *y);
+
+/* One level's kernels. Entries that depend on a stored type are indexed by mka_type and NULL where the type has none:
+ * score, mix, store: F32 F16 BF16. load: every weight type. gemv_q8: every quantised type. gemv_f32: F32 F16 BF16. */
+typedef struct mka_kernels {
+    const char *level;
+    mka_dot_fn *dot;
+    mka_axpy_fn *axpy;
+    mka_add_fn *add;
+    mka_score_fn *score[MKA_TYPE_LIMIT];
+    mka_online_fn *online;
+    mka_mix_fn *mix[MKA_TYPE_LIMIT];
+    mka_softmax_fn *softmax;
+    mka_rms_norm_fn *rms_norm;
+    mka_rope_fn *rope_half, *rope_pairs;
+    mka_glu_fn *swiglu, *geglu;
+    mka_act_fn *silu, *gelu;
+    mka_ema_fn *ema;
+    mka_fuse_fn *fuse;
+    mka_load_fn *load[MKA_TYPE_LIMIT];
+    mka_store_fn *store[MKA_TYPE_LIMIT];
+    mka_quantize_fn *quantize;
+    mka_gemv_q8_fn *gemv_q8[MKA_TYPE_LIMIT];
+    mka_gemv_f32_fn *gemv_f32[MKA_TYPE_LIMIT];
+} mka_kernels;
+
+/* The table of a level that this CPU can run, NULL for any other name. level NULL: the best. A level's missing kernels are
+ * those of the next lower level, down to scalar, which has all. Built once, then constant; thread safe. */
+const mka_kernels *mka_kernels_get(const char *level);
+
+/* Names of the levels that this CPU can run, lowest first; returns how many. names has room for 16. */
+int mka_kernels_levels(const char **names);
+
+#endif

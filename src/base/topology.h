@@ -1,0 +1,33 @@
+/* topology - what this machine is made of, from hwloc (this is its only includer): cores, caches, NUMA nodes.
+ *
+ * HWLOC_SYNTHETIC and HWLOC_XMLFILE describe another machine; nothing is bound then.
+ */
+#ifndef MKA_BASE_TOPOLOGY_H
+#define MKA_BASE_TOPOLOGY_H
+
+#include <mka/mka.h>
+
+typedef struct mka_topology mka_topology;
+
+/* synthetic: an hwloc synthetic description, or NULL for this machine (or what the environment says). */
+mka_status mka_topology_create(const char *synthetic, mka_topology **topology, mka_error *error);
+void mka_topology_destroy(mka_topology *topology);
+
+int mka_topology_cores(const mka_topology *topology); /* physical cores that this process may use (affinity, cgroup cpus) */
+int mka_topology_cpus(const mka_topology *topology);  /* logical CPUs, likewise */
+int mka_topology_nodes(const mka_topology *topology); /* NUMA nodes, >= 1 */
+int mka_topology_is_this_machine(const mka_topology *topology);
+size_t mka_topology_cache(const mka_topology *topology, int level); /* bytes of one data cache of level 1..3, or 0 */
+
+/* The logical CPU of thread t of threads: one a physical core, fastest kind of core first, nodes in turn filled evenly;
+ * second hardware threads only when threads exceeds the cores. -1 outside. */
+int mka_topology_cpu_of(const mka_topology *topology, int thread, int threads);
+
+/* RAM in the machine, and what can be had without swapping (cgroup limits count); bytes. */
+uint64_t mka_memory_total(void);
+uint64_t mka_memory_free(void);
+
+/* The CPU's own name ("AMD EPYC ..."), or its architecture. Writes at most room bytes with the NUL. */
+void mka_cpu_name(char *name, size_t room);
+
+#endif
