@@ -22,11 +22,11 @@ extern "C" {
 #define MKA_VERSION "0.1.0"
 
 #if defined(__GNUC__)
-#define MKA_API                   __attribute__((visibility("default")))
-#define MKA_PRINTF(format, first) __attribute__((format(printf, format, first)))
+#define MKA_API                 __attribute__((visibility("default")))
+#define MKA_PRINTF(text, first) __attribute__((__format__(__printf__, text, first)))
 #else
 #define MKA_API
-#define MKA_PRINTF(format, first)
+#define MKA_PRINTF(text, first)
 #endif
 
 /* The version that was linked, as opposed to MKA_VERSION, the version that was compiled against. Static string. */

@@ -13,15 +13,19 @@ typedef struct mka_topology mka_topology;
 mka_status mka_topology_create(const char *synthetic, mka_topology **topology, mka_error *error);
 void mka_topology_destroy(mka_topology *topology);
 
-int mka_topology_cores(const mka_topology *topology); /* physical cores that this process may use (affinity, cgroup cpus) */
+/* Counts leave out what affinity and cgroup cpusets forbid, and are cut to the cgroup's CPU quota. */
+int mka_topology_cores(const mka_topology *topology); /* physical cores that this process may use */
 int mka_topology_cpus(const mka_topology *topology);  /* logical CPUs, likewise */
 int mka_topology_nodes(const mka_topology *topology); /* NUMA nodes, >= 1 */
 int mka_topology_is_this_machine(const mka_topology *topology);
 size_t mka_topology_cache(const mka_topology *topology, int level); /* bytes of one data cache of level 1..3, or 0 */
 
 /* The logical CPU of thread t of threads: one a physical core, fastest kind of core first, nodes in turn filled evenly;
- * second hardware threads only when threads exceeds the cores. -1 outside. */
+ * second hardware threads only when threads exceeds the cores. -1 outside, and when there are fewer CPUs than threads. */
 int mka_topology_cpu_of(const mka_topology *topology, int thread, int threads);
+
+/* CPUs' worth of time that this process's cgroup allows, rounded up; 0: no limit. */
+int mka_cpu_quota(void);
 
 /* RAM in the machine, and what can be had without swapping (cgroup limits count); bytes. */
 uint64_t mka_memory_total(void);
