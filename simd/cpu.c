@@ -1,0 +1,63 @@
+/* cpu - asks the processor which instruction sets it has, and the system which registers it saves.
+ *
+ * A processor flag alone is not enough: an operating system that does not save YMM or ZMM registers on a task switch corrupts
+ * them, so XCR0 is asked as well. On AArch64 the kernel's auxiliary vector is the only portable source. */
+#include "cpu.h"
+
+#include <pthread.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+static unsigned bit(unsigned word, int index) {
+    return (word >> index) & 1u;
+}
+
+/* Which register states the system saves. Only to be called when OSXSAVE is set. */
+static unsigned xcr0(void) {
+    unsigned low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+}
+
+static unsigned detect(void) {
+    unsigned a, b, c, d, flags = 0;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
+    unsigned fma = bit(c, 12), osxsave = bit(c, 27), avx = bit(c, 28), f16c = bit(c, 29);
+    if (!osxsave || !avx || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    unsigned state = xcr0();
+    int ymm = (state & 0x06u) == 0x06u, zmm = (state & 0xe6u) == 0xe6u;
+    if (ymm && fma && f16c && bit(b, 5)) flags |= MKA_CPU_AVX2;
+    unsigned f = bit(b, 16), dq = bit(b, 17), bw = bit(b, 30), vl = bit(b, 31);
+    if ((flags & MKA_CPU_AVX2) && zmm && f && dq && bw && vl) flags |= MKA_CPU_AVX512;
+    return flags;
+}
+
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+#ifndef HWCAP_ASIMD
+#define HWCAP_ASIMD (1 << 1)
+#endif
+
+static unsigned detect(void) {
+    return getauxval(AT_HWCAP) & HWCAP_ASIMD ? MKA_CPU_NEON : 0;
+}
+
+#else
+
+static unsigned detect(void) {
+    return 0;
+}
+#endif
+
+static unsigned detected;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void detect_once(void) {
+    detected = detect();
+}
+
+unsigned mka_cpu_flags(void) {
+    pthread_once(&once, detect_once);
+    return detected;
+}

@@ -1,0 +1,62 @@
+/* kernels - the list of levels and the tables made from it. A new instruction set is one line here and its own library.
+ *
+ * Tables are filled once, under pthread_once, and are constant from then on; this is the only state of the process. */
+#include "kernels.h"
+
+#include <pthread.h>
+#include <string.h>
+
+#include "cpu.h"
+#include "levels.h"
+
+typedef struct {
+    const char *name;
+    const char *base; /* the level whose kernels it keeps where it has none; listed before it */
+    unsigned flags;   /* all of them must be there */
+    void (*fill)(mka_kernels *k);
+} level;
+
+/* Lowest first: the last one that this CPU can run is the default. */
+static const level list[] = {
+    {"scalar", NULL, 0, mka_scalar_fill},
+};
+
+enum { LEVELS = sizeof list / sizeof list[0] };
+_Static_assert(LEVELS <= 16, "mka_kernels_levels promises room for 16");
+
+static mka_kernels tables[LEVELS];
+static int available[LEVELS]; /* indices into list and tables, lowest first */
+static int available_count;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static const mka_kernels *find(const char *name) {
+    for (int i = 0; i < available_count; i++)
+        if (strcmp(list[available[i]].name, name) == 0) return &tables[available[i]];
+    return NULL;
+}
+
+static void build(void) {
+    unsigned flags = mka_cpu_flags();
+    for (int i = 0; i < LEVELS; i++) {
+        if ((list[i].flags & flags) != list[i].flags) continue;
+        if (list[i].base) {
+            const mka_kernels *base = find(list[i].base);
+            if (!base) continue;
+            tables[i] = *base;
+        }
+        tables[i].level = list[i].name;
+        list[i].fill(&tables[i]);
+        available[available_count++] = i;
+    }
+}
+
+const mka_kernels *mka_kernels_get(const char *name) {
+    pthread_once(&once, build);
+    return name ? find(name) : &tables[available[available_count - 1]];
+}
+
+int mka_kernels_levels(const char **names) {
+    pthread_once(&once, build);
+    for (int i = 0; i < available_count; i++) names[i] = list[available[i]].name;
+    return available_count;
+}
