@@ -95,23 +95,24 @@ int mka_size_add(size_t a, size_t b, size_t *out) {
     return 1;
 }
 
-/* Thousands separated by commas, whatever the locale. */
-static void digits(uint64_t value, char *text, size_t room) {
+const char *mka_count_text(uint64_t count, char *text, size_t room) {
     char plain[24], grouped[32];
-    int length = snprintf(plain, sizeof plain, "%llu", (unsigned long long)value);
+    int length = snprintf(plain, sizeof plain, "%llu", (unsigned long long)count);
     size_t at = 0;
     for (int i = 0; i < length; i++) {
         if (i > 0 && (length - i) % 3 == 0) grouped[at++] = ',';
         grouped[at++] = plain[i];
     }
     grouped[at] = 0;
-    snprintf(text, room, "%s bytes", grouped);
+    snprintf(text, room, "%s", grouped);
+    return text;
 }
 
 const char *mka_size_text(uint64_t bytes, char *text, size_t room) {
     static const char *const units[] = {"MiB", "GiB", "TiB", "PiB", "EiB"};
     if (bytes < 1u << 20) {
-        digits(bytes, text, room);
+        char count[MKA_SIZE_TEXT];
+        snprintf(text, room, "%s bytes", mka_count_text(bytes, count, sizeof count));
         return text;
     }
     double value = (double)bytes / (1u << 20);

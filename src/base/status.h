@@ -22,4 +22,7 @@ int mka_size_add(size_t a, size_t b, size_t *out);
 const char *mka_size_text(uint64_t bytes, char *text, size_t room);
 #define MKA_SIZE_TEXT 32
 
+/* "98,362,496", whatever the locale. Likewise. */
+const char *mka_count_text(uint64_t count, char *text, size_t room);
+
 #endif
