@@ -72,7 +72,7 @@ MKA_API void mka_session_get_usage(const mka_session *session, mka_session_usage
 
 typedef struct mka_sampler mka_sampler;
 
-/* Applied in this order: repeat penalty, top-k, temperature, top-p, min-p, draw. */
+/* Applied in this order, as other GGUF programs do: repeat penalty, top-k, top-p, min-p, temperature, draw. */
 typedef struct mka_sampler_options {
     float temperature;    /* <= 0: greedy, the largest logit, lowest id on a tie. Default 0.8 */
     int top_k;            /* 0: off. Default 40 */

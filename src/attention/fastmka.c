@@ -1,0 +1,56 @@
+/* fastmka - Route-Fused MKA (arXiv 2603.20586, algorithm 2): the levels are mixed in hidden space first, then one K,V projection
+ * and one attention. The cache holds the fused rows, is as large as plain GQA's, and old tokens are never routed again. */
+#include <string.h>
+
+#include "attention.h"
+
+static void fastmka_measure(const mka_layer_config *c, int n, mka_attention_sizes *sizes) {
+    mka_measure_grouped(c, n, sizes);
+    mka_measure_router(c, n, sizes);
+    mka_raise(&sizes->fused, (size_t)n, (size_t)c->width);
+}
+
+typedef struct fuse_task {
+    const mka_attention_pass *pass;
+    const float *const *rows;
+} fuse_task;
+
+static void fuse_share(void *argument, int thread, int threads) {
+    const fuse_task *t = argument;
+    const mka_layer_config *c = &t->pass->layer->config;
+    const mka_attention_scratch *s = t->pass->scratch;
+    size_t begin, end, width = (size_t)c->width;
+    mka_share((size_t)t->pass->n, 1, thread, threads, &begin, &end);
+    for (size_t i = begin; i < end; i++) {
+        const float *levels[MKA_LEVELS];
+        for (int l = 0; l < c->levels; l++) levels[l] = t->rows[l] + i * width;
+        t->pass->ops->kernels->fuse(c->levels, c->width, s->lambda + i * (size_t)c->levels, levels, s->fused + i * width);
+    }
+}
+
+static void fastmka_forward(const mka_attention_pass *pass) {
+    const mka_attention_scratch *s = pass->scratch;
+    const float *rows[MKA_LEVELS];
+    mka_project_q(pass);
+    mka_route(pass, 0);
+    mka_level_rows(pass, rows);
+    fuse_task task = {pass, rows};
+    if (pass->n == 1)
+        fuse_share(&task, 0, 1);
+    else
+        mka_pool_run(pass->ops->pool, fuse_share, &task);
+    if (pass->trace && pass->trace->fused)
+        memcpy(pass->trace->fused, s->fused, (size_t)pass->n * (size_t)pass->layer->config.width * sizeof(float));
+    mka_project(pass, s->fused, 0);
+    mka_turn_q(pass);
+    mka_turn_store_kv(pass, 0);
+    mka_attend_cache(pass, 0, s->out);
+    mka_project_out(pass, s->out);
+}
+
+static int fastmka_caches(const mka_layer_config *c, mka_type key_type, mka_type value_type, int capacity,
+                          mka_local_shape shapes[MKA_LEVELS]) {
+    return mka_grouped_table.caches(c, key_type, value_type, capacity, shapes);
+}
+
+const mka_variant_table mka_fastmka_table = {"fastmka", 1, fastmka_caches, fastmka_measure, fastmka_forward};

@@ -1,0 +1,100 @@
+/* grouped - MHA, GQA and MQA are one code: kv_heads divides heads. Also the steps that MKA and FastMKA share with it. */
+#include <string.h>
+
+#include "attention.h"
+
+static int q_width(const mka_layer_config *c) {
+    return c->heads * c->head_dim;
+}
+
+static int k_width(const mka_layer_config *c) {
+    return c->kv_heads * c->head_dim;
+}
+
+static int v_width(const mka_layer_config *c) {
+    return c->kv_heads * c->value_dim;
+}
+
+static mka_product q_product(const mka_attention_pass *pass) {
+    const mka_layer *layer = pass->layer;
+    return (mka_product){&layer->weights.q,   layer->weights.q_bias, pass->x,
+                         layer->config.width, pass->scratch->q,      q_width(&layer->config)};
+}
+
+void mka_project_q(const mka_attention_pass *pass) {
+    mka_product product = q_product(pass);
+    pass->ops->multiply(pass->ops, pass->n, 1, &product);
+}
+
+void mka_project(const mka_attention_pass *pass, const float *rows, int with_q) {
+    const mka_layer_config *c = &pass->layer->config;
+    const mka_layer_weights *w = &pass->layer->weights;
+    mka_product products[3] = {
+        {&w->k, w->k_bias, rows, c->width, pass->scratch->k, k_width(c)},
+        {&w->v, w->v_bias, rows, c->width, pass->scratch->v, v_width(c)},
+        q_product(pass),
+    };
+    pass->ops->multiply(pass->ops, pass->n, with_q ? 3 : 2, products);
+}
+
+static void turn(const mka_attention_pass *pass, float *x, int heads, const float *norm) {
+    const mka_layer_config *c = &pass->layer->config;
+    int width = heads * c->head_dim;
+    if (norm) pass->ops->norm(pass->ops, pass->n * heads, c->head_dim, c->norm_eps, x, c->head_dim, norm, x, c->head_dim);
+    pass->ops->rope(pass->ops, pass->n, heads, pass->rope->pairs, pass->rope->neighbours, x, width, c->head_dim, pass->cosine,
+                    pass->sine);
+}
+
+void mka_turn_q(const mka_attention_pass *pass) {
+    turn(pass, pass->scratch->q, pass->layer->config.heads, pass->layer->weights.q_norm);
+}
+
+void mka_turn_store_kv(const mka_attention_pass *pass, int cache) {
+    const mka_layer_config *c = &pass->layer->config;
+    turn(pass, pass->scratch->k, c->kv_heads, pass->layer->weights.k_norm);
+    mka_local_store(&pass->state->cache[cache], pass->ops, pass->first, pass->n, pass->scratch->k, k_width(c), pass->scratch->v,
+                    v_width(c));
+}
+
+void mka_attend_cache(const mka_attention_pass *pass, int cache, float *out) {
+    const mka_layer_config *c = &pass->layer->config;
+    mka_attend_job job = {.n = pass->n,
+                          .first = pass->first,
+                          .window = c->window,
+                          .heads = c->heads,
+                          .scale = c->scale,
+                          .q = pass->scratch->q,
+                          .out = out};
+    mka_local_job(&pass->state->cache[cache], pass->first + pass->n, &job);
+    pass->ops->attend(pass->ops, &job);
+}
+
+void mka_project_out(const mka_attention_pass *pass, const float *rows) {
+    const mka_layer_config *c = &pass->layer->config;
+    const mka_layer_weights *w = &pass->layer->weights;
+    mka_product product = {&w->o, w->o_bias, rows, c->heads * c->value_dim, pass->y, c->width};
+    pass->ops->multiply(pass->ops, pass->n, 1, &product);
+}
+
+void mka_measure_grouped(const mka_layer_config *c, int n, mka_attention_sizes *sizes) {
+    mka_raise(&sizes->q, (size_t)n, (size_t)q_width(c));
+    mka_raise(&sizes->k, (size_t)n, (size_t)k_width(c));
+    mka_raise(&sizes->v, (size_t)n, (size_t)v_width(c));
+    mka_raise(&sizes->out, (size_t)n, (size_t)c->heads * (size_t)c->value_dim);
+}
+
+static int grouped_caches(const mka_layer_config *c, mka_type key_type, mka_type value_type, int capacity,
+                          mka_local_shape shapes[MKA_LEVELS]) {
+    shapes[0] = (mka_local_shape){c->kv_heads, c->head_dim, c->value_dim, 0, key_type, value_type, capacity};
+    return 1;
+}
+
+static void grouped_forward(const mka_attention_pass *pass) {
+    mka_project(pass, pass->x, 1);
+    mka_turn_q(pass);
+    mka_turn_store_kv(pass, 0);
+    mka_attend_cache(pass, 0, pass->scratch->out);
+    mka_project_out(pass, pass->scratch->out);
+}
+
+const mka_variant_table mka_grouped_table = {"grouped", 0, grouped_caches, mka_measure_grouped, grouped_forward};

@@ -1,0 +1,45 @@
+/* mka - Memory-Keyed Attention (arXiv 2603.20586, algorithm 1): one causal attention a level, each with a cache of its own, and
+ * the outputs mixed by the router of the query token. */
+#include <string.h>
+
+#include "attention.h"
+
+static void mka_measure(const mka_layer_config *c, int n, mka_attention_sizes *sizes) {
+    mka_measure_grouped(c, n, sizes);
+    mka_measure_router(c, n, sizes);
+    mka_raise(&sizes->mixed, (size_t)n, (size_t)c->heads * (size_t)c->value_dim);
+}
+
+static int mka_caches(const mka_layer_config *c, mka_type key_type, mka_type value_type, int capacity,
+                      mka_local_shape shapes[MKA_LEVELS]) {
+    for (int l = 0; l < c->levels; l++) mka_grouped_table.caches(c, key_type, value_type, capacity, shapes + l);
+    return c->levels;
+}
+
+static void mix_level(const mka_attention_pass *pass, int level) {
+    const mka_layer_config *c = &pass->layer->config;
+    const mka_attention_scratch *s = pass->scratch;
+    int width = c->heads * c->value_dim;
+    for (size_t i = 0; i < (size_t)pass->n; i++)
+        pass->ops->kernels->axpy(width, s->lambda[i * (size_t)c->levels + (size_t)level], s->out + i * (size_t)width,
+                                 s->mixed + i * (size_t)width);
+}
+
+static void mka_forward(const mka_attention_pass *pass) {
+    const mka_layer_config *c = &pass->layer->config;
+    const float *rows[MKA_LEVELS];
+    mka_project_q(pass);
+    mka_route(pass, 1);
+    mka_level_rows(pass, rows);
+    mka_turn_q(pass);
+    memset(pass->scratch->mixed, 0, (size_t)pass->n * (size_t)c->heads * (size_t)c->value_dim * sizeof(float));
+    for (int level = 0; level < c->levels; level++) {
+        mka_project(pass, rows[level], 0);
+        mka_turn_store_kv(pass, level);
+        mka_attend_cache(pass, level, pass->scratch->out);
+        mix_level(pass, level);
+    }
+    mka_project_out(pass, pass->scratch->mixed);
+}
+
+const mka_variant_table mka_mka_table = {"mka", 1, mka_caches, mka_measure, mka_forward};

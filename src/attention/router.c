@@ -1,0 +1,64 @@
+/* router - what MKA and FastMKA add to attention: the three levels in hidden space, and one weight a level for each token.
+ *
+ *   L1 the token's row   L2 running session summary   L3 a long-term row, by absolute position
+ *   lambda = softmax(W2 act(W1 q + b1) + b2)
+ */
+#include <string.h>
+
+#include "attention.h"
+
+void mka_measure_router(const mka_layer_config *c, int n, mka_attention_sizes *sizes) {
+    mka_raise(&sizes->hidden, (size_t)n, (size_t)c->router_hidden);
+    mka_raise(&sizes->lambda, (size_t)n, (size_t)c->levels);
+    mka_raise(&sizes->summary_rows, (size_t)n, (size_t)c->width);
+    mka_raise(&sizes->longterm_rows, (size_t)n, (size_t)c->width);
+}
+
+void mka_route(const mka_attention_pass *pass, int gelu) {
+    const mka_layer_config *c = &pass->layer->config;
+    const mka_layer_weights *w = &pass->layer->weights;
+    const mka_attention_scratch *s = pass->scratch;
+    const mka_kernels *kernels = pass->ops->kernels;
+    mka_product in = {&w->router_in, w->router_in_bias, s->q, c->heads * c->head_dim, s->hidden, c->router_hidden};
+    pass->ops->multiply(pass->ops, pass->n, 1, &in);
+    (gelu ? kernels->gelu : kernels->silu)(pass->n * c->router_hidden, s->hidden);
+    mka_product out = {&w->router_out, w->router_out_bias, s->hidden, c->router_hidden, s->lambda, c->levels};
+    pass->ops->multiply(pass->ops, pass->n, 1, &out);
+    for (int i = 0; i < pass->n; i++) kernels->softmax(c->levels, s->lambda + (size_t)i * (size_t)c->levels);
+    if (pass->trace && pass->trace->router)
+        memcpy(pass->trace->router, s->lambda, (size_t)pass->n * (size_t)c->levels * sizeof(float));
+}
+
+/* The session summary after every token; the state carries on, so that chunks of any size agree. */
+static void summary_rows(const mka_attention_pass *pass, float *rows) {
+    const mka_layer_config *c = &pass->layer->config;
+    size_t width = (size_t)c->width;
+    for (size_t i = 0; i < (size_t)pass->n; i++) {
+        pass->ops->kernels->ema(c->width, c->ema_beta, pass->x + i * width, pass->state->summary);
+        memcpy(rows + i * width, pass->state->summary, width * sizeof(float));
+    }
+    if (pass->trace && pass->trace->session_state)
+        memcpy(pass->trace->session_state, pass->state->summary, width * sizeof(float));
+}
+
+/* The token at absolute position p reads long-term row min(p, rows - 1); zeros when there is no long-term memory. */
+static void longterm_rows(const mka_attention_pass *pass, float *rows) {
+    size_t width = (size_t)pass->layer->config.width;
+    const mka_layer_state *state = pass->state;
+    if (state->longterm_rows == 0) {
+        memset(rows, 0, (size_t)pass->n * width * sizeof(float));
+        return;
+    }
+    for (int i = 0; i < pass->n; i++) {
+        int row = pass->first + i < state->longterm_rows ? pass->first + i : state->longterm_rows - 1;
+        memcpy(rows + (size_t)i * width, state->longterm + (size_t)row * width, width * sizeof(float));
+    }
+}
+
+void mka_level_rows(const mka_attention_pass *pass, const float *rows[MKA_LEVELS]) {
+    rows[0] = pass->x;
+    rows[1] = pass->scratch->summary_rows;
+    rows[2] = pass->scratch->longterm_rows;
+    summary_rows(pass, pass->scratch->summary_rows);
+    if (pass->layer->config.levels == 3) longterm_rows(pass, pass->scratch->longterm_rows);
+}

@@ -1,0 +1,116 @@
+/* forward - one chunk of tokens through the model: embedding, blocks, final norm; then logits, or likelihoods without logits.
+ *
+ *   x = embed(tokens)                      h = norm(x)
+ *   each block: y = attention(norm(x)); x += y; y = down(act(gate h) * up h) with h = norm(x); x += y
+ */
+#include <math.h>
+#include <string.h>
+
+#include "session.h"
+
+static void embed(mka_session *s, const int *tokens, int n) {
+    const mka_sizes *sizes = &s->model->sizes;
+    for (int i = 0; i < n; i++) {
+        float *row = s->x + (size_t)i * (size_t)sizes->width;
+        mka_ops_row(&s->ops, &s->model->embedding, tokens[i], row);
+        if (sizes->embed_scale != 1)
+            for (int64_t j = 0; j < sizes->width; j++) row[j] *= (float)sizes->embed_scale;
+    }
+}
+
+static void norm(mka_session *s, int n, const float *x, const float *weight, float *y) {
+    int width = (int)s->model->sizes.width;
+    s->ops.norm(&s->ops, n, width, (float)s->model->sizes.norm_eps, x, width, weight, y, width);
+}
+
+/* x += y, after y's own norm where the architecture has one. */
+static void add_output(mka_session *s, int n, const float *post_norm) {
+    if (post_norm) norm(s, n, s->y, post_norm, s->y);
+    s->ops.add(&s->ops, (size_t)n * (size_t)s->model->sizes.width, s->y, s->x);
+}
+
+static void attention(mka_session *s, const mka_block *block, mka_layer_state *state, int n) {
+    int rope = block->attention.config.rope;
+    norm(s, n, s->x, block->attention_norm, s->h);
+    mka_attention_pass pass = {.ops = &s->ops,
+                               .layer = &block->attention,
+                               .state = state,
+                               .scratch = &s->attention,
+                               .first = s->length,
+                               .n = n,
+                               .rope = &s->model->ropes[rope],
+                               .cosine = s->cosine[rope],
+                               .sine = s->sine[rope],
+                               .mla = s->options.mla,
+                               .x = s->h,
+                               .y = s->y};
+    mka_variant_get(block->attention.config.variant)->forward(&pass);
+    add_output(s, n, block->attention_post_norm);
+}
+
+static void feed_forward(mka_session *s, const mka_block *block, int n) {
+    int width = (int)s->model->sizes.width, ffn = (int)s->model->sizes.ffn;
+    norm(s, n, s->x, block->ffn_norm, s->h);
+    mka_product in[2] = {{&block->gate, NULL, s->h, width, s->gate, ffn}, {&block->up, NULL, s->h, width, s->up, ffn}};
+    s->ops.multiply(&s->ops, n, 2, in);
+    s->ops.glu(&s->ops, (size_t)n * (size_t)ffn, s->model->sizes.arch->gelu, s->gate, s->up);
+    mka_product out = {&block->down, NULL, s->gate, ffn, s->y, width};
+    s->ops.multiply(&s->ops, n, 1, &out);
+    add_output(s, n, block->ffn_post_norm);
+}
+
+int mka_forward(mka_session *s, const int *tokens, int n, int (*stop)(void *user), void *user) {
+    const mka_model *m = s->model;
+    embed(s, tokens, n);
+    for (int i = 0; i < MKA_ROPES; i++) mka_rope_fill(&m->ropes[i], s->length, n, s->cosine[i], s->sine[i]);
+    for (int i = 0; i < m->sizes.layers; i++) {
+        attention(s, &m->blocks[i], &s->layers[i], n);
+        feed_forward(s, &m->blocks[i], n);
+        if (stop && stop(user)) return 1;
+    }
+    norm(s, n, s->x, m->output_norm, s->h);
+    return 0;
+}
+
+void mka_forward_logits(mka_session *s, int row, float *logits) {
+    int width = (int)s->model->sizes.width;
+    mka_product product = {&s->model->output, NULL, s->h + (size_t)row * (size_t)width, width, logits, s->model->output.rows};
+    s->ops.multiply(&s->ops, 1, 1, &product);
+}
+
+typedef struct score_task {
+    mka_session *session;
+    const int *targets;
+    int n, first, columns;
+} score_task;
+
+/* Takes one tile of logits into the running sum of each row: the online softmax of attention, with one key a column. */
+static void score_share(void *argument, int thread, int threads) {
+    const score_task *t = argument;
+    mka_session *s = t->session;
+    size_t begin, end;
+    mka_share((size_t)t->n, 1, thread, threads, &begin, &end);
+    for (size_t i = begin; i < end; i++) {
+        float *row = s->tile + i * MKA_SCORE_TILE;
+        int target = t->targets[i] - t->first;
+        if (target >= 0 && target < t->columns) s->score_target[i] = row[target];
+        s->ops.kernels->online(1, t->columns, row, MKA_SCORE_TILE, &s->score_m[i], &s->score_z[i], &s->score_c[i]);
+    }
+}
+
+void mka_forward_nll(mka_session *s, int n, const int *targets, double *nll) {
+    const mka_matrix *output = &s->model->output;
+    for (int i = 0; i < n; i++) s->score_m[i] = -INFINITY, s->score_z[i] = 0.0F;
+    for (int first = 0; first < output->rows; first += MKA_SCORE_TILE) {
+        int columns = output->rows - first < MKA_SCORE_TILE ? output->rows - first : MKA_SCORE_TILE;
+        mka_matrix part = *output;
+        part.data = (const unsigned char *)output->data + (size_t)first * output->row_bytes;
+        part.rows = columns;
+        mka_product product = {&part, NULL, s->h, (int)s->model->sizes.width, s->tile, MKA_SCORE_TILE};
+        s->ops.multiply(&s->ops, n, 1, &product);
+        score_task task = {s, targets, n, first, columns};
+        mka_pool_run(s->ops.pool, score_share, &task);
+    }
+    for (int i = 0; i < n; i++)
+        if (targets[i] >= 0) nll[i] = (double)s->score_m[i] + log((double)s->score_z[i]) - (double)s->score_target[i];
+}

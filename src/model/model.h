@@ -1,0 +1,48 @@
+/* model - what mka_model points to: immutable after loading, shared by sessions. weights.c binds tensors, router.c a router's,
+ * vocab.c the text side. */
+#ifndef MKA_MODEL_MODEL_H
+#define MKA_MODEL_MODEL_H
+
+#include <mka/file.h>
+#include <mka/session.h>
+
+#include "arch.h"
+#include "text/tokenizer.h"
+
+typedef struct mka_block {
+    mka_layer attention;
+    const float *attention_norm, *ffn_norm;
+    const float *attention_post_norm, *ffn_post_norm; /* or NULL */
+    mka_matrix gate, up, down;
+} mka_block;
+
+struct mka_model {
+    mka_engine *engine;
+    mka_file *file, *router; /* mapped as long as the model lives; router may be NULL */
+    mka_sizes sizes;
+    mka_matrix embedding, output;
+    const float *output_norm;
+    mka_block *blocks; /* [sizes.layers] */
+    mka_matrix *heads; /* MLA: k_absorb, k_up, v_up of every layer and head */
+    mka_rope ropes[MKA_ROPES];
+    mka_arena copies; /* norms, biases, derived matrices */
+    uint64_t parameters, weight_bytes;
+    mka_type weight_type;
+    mka_tokenizer *tokenizer;  /* NULL when the file has no vocabulary */
+    char *chat_template;       /* Jinja text, or NULL */
+    char *bos_text, *eos_text; /* of those tokens, "" when there are none */
+};
+
+/* Finds every tensor that sizes asks for, checks its shape and type, and fills blocks, embedding, output and ropes. path is for
+ * messages. On failure the model is to be destroyed as a whole. */
+mka_status mka_weights_bind(mka_model *model, const char *path, mka_error *error);
+
+/* Opens a router file and turns the layers that it names into MKA or FastMKA layers. */
+mka_status mka_router_load(mka_model *model, const char *path, mka_error *error);
+
+/* Fills tokenizer and chat_template from the model's GGUF, or from a folder's tokenizer files. A model without any vocabulary is
+ * fine (MKA_OK) unless needed is 1. */
+mka_status mka_vocab_from_gguf(mka_model *model, const char *path, int needed, mka_error *error);
+mka_status mka_vocab_from_folder(mka_model *model, const char *folder, int needed, mka_error *error);
+
+#endif

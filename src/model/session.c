@@ -1,0 +1,269 @@
+/* session - makes, runs and cuts back one token timeline (mka/session.h). */
+#include "session.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/status.h"
+
+#define MOST_CONTEXT (1 << 27)
+#define MOST_CHUNK   8192
+
+void mka_session_defaults(mka_session_options *options) {
+    *options = (mka_session_options){.key_type = MKA_F16, .value_type = MKA_F16};
+}
+
+/* ---- layout ---- */
+
+static int raised(int a, int b) {
+    return a > b ? a : b;
+}
+
+static void layout_attention(mka_session *s) {
+    mka_attention_sizes sizes = {.q = 0};
+    for (int i = 0; i < s->model->sizes.layers; i++) {
+        const mka_layer_config *c = &s->model->blocks[i].attention.config;
+        mka_variant_get(c->variant)->measure(c, s->options.chunk, &sizes);
+    }
+    mka_attention_layout(&sizes, &s->work, &s->attention);
+}
+
+static void layout_ops(mka_session *s) {
+    const mka_sizes *sizes = &s->model->sizes;
+    struct mka_ops_limits limits = {
+        .rows = s->options.chunk, .cols = raised((int)sizes->width, (int)sizes->ffn), .context = s->options.context};
+    for (int i = 0; i < sizes->layers; i++) mka_attention_limits(&s->model->blocks[i].attention.config, &limits);
+    mka_ops_layout(&s->ops, &limits, &s->work);
+}
+
+void mka_session_layout(mka_session *s) {
+    const mka_sizes *sizes = &s->model->sizes;
+    size_t chunk = (size_t)s->options.chunk, width = (size_t)sizes->width, ffn = (size_t)sizes->ffn;
+    mka_arena *work = &s->work;
+    layout_ops(s);
+    s->x = mka_arena_take(work, chunk * width, sizeof(float));
+    s->h = mka_arena_take(work, chunk * width, sizeof(float));
+    s->y = mka_arena_take(work, chunk * width, sizeof(float));
+    for (int i = 0; i < MKA_ROPES; i++) {
+        s->cosine[i] = mka_arena_take(work, chunk * (size_t)s->model->ropes[i].pairs, sizeof(float));
+        s->sine[i] = mka_arena_take(work, chunk * (size_t)s->model->ropes[i].pairs, sizeof(float));
+    }
+    s->summaries = s->recurrent ? mka_arena_take(work, (size_t)sizes->layers * width, sizeof(float)) : NULL;
+    float **scores[] = {&s->score_m, &s->score_z, &s->score_c, &s->score_target};
+    for (size_t i = 0; i < sizeof scores / sizeof *scores; i++) *scores[i] = mka_arena_take(work, chunk, sizeof(float));
+    size_t mark = work->used, most;
+    layout_attention(s);
+    most = work->used;
+    work->used = mark;
+    s->gate = mka_arena_take(work, chunk * ffn, sizeof(float));
+    s->up = mka_arena_take(work, chunk * ffn, sizeof(float));
+    most = work->used > most ? work->used : most;
+    work->used = mark;
+    s->tile = mka_arena_take(work, chunk * MKA_SCORE_TILE, sizeof(float));
+    work->used = work->used > most ? work->used : most;
+}
+
+/* ---- creation ---- */
+
+static mka_status check_options(mka_session *s, mka_error *error) {
+    mka_session_options *o = &s->options;
+    if (o->context == 0) o->context = (int)(s->model->sizes.context < MOST_CONTEXT ? s->model->sizes.context : MOST_CONTEXT);
+    if (o->chunk == 0) o->chunk = 512;
+    if (o->context < 1 || o->context > MOST_CONTEXT)
+        return mka_fail(error, MKA_BAD_ARGUMENT, "a context of %d tokens is outside 1..%d", o->context, MOST_CONTEXT);
+    if (o->chunk < 1 || o->chunk > MOST_CHUNK)
+        return mka_fail(error, MKA_BAD_ARGUMENT, "chunks of %d tokens are outside 1..%d", o->chunk, MOST_CHUNK);
+    if (!mka_local_type(o->key_type) || !mka_local_type(o->value_type))
+        return mka_fail(error, MKA_BAD_ARGUMENT, "a cache cannot be stored as %s; f32, f16 and bf16 can",
+                        mka_type_name(mka_local_type(o->key_type) ? o->value_type : o->key_type));
+    if ((int)o->mla < MKA_MLA_AUTO || o->mla > MKA_MLA_EXPANDED)
+        return mka_fail(error, MKA_BAD_ARGUMENT, "%d is no form of latent attention", (int)o->mla);
+    if (o->chunk > o->context) o->chunk = o->context;
+    return MKA_OK;
+}
+
+/* Refuses what cannot fit while it is still easy to say what would. */
+static mka_status check_memory(const mka_session *s, mka_error *error) {
+    char need[MKA_SIZE_TEXT], have[MKA_SIZE_TEXT], types[64];
+    uint64_t token = mka_model_cache_bytes(s->model, s->options.key_type, s->options.value_type);
+    uint64_t cache = token * (uint64_t)s->options.context, free = mka_memory_free();
+    if (cache + s->work.used <= free) return MKA_OK;
+    uint64_t fits = free > s->work.used && token ? (free - s->work.used) / token / 256 * 256 : 0;
+    snprintf(types, sizeof types, "%s", mka_type_name(s->options.key_type));
+    if (s->options.key_type != s->options.value_type)
+        snprintf(types, sizeof types, "%s keys and %s values", mka_type_name(s->options.key_type),
+                 mka_type_name(s->options.value_type));
+    return mka_fail(error, MKA_NO_MEMORY,
+                    "a context of %d tokens needs %s of cache in %s; %s are free, and %llu tokens would fit", s->options.context,
+                    mka_size_text(cache, need, sizeof need), types, mka_size_text(free, have, sizeof have),
+                    (unsigned long long)fits);
+}
+
+static mka_status create_layers(mka_session *s, mka_error *error) {
+    const mka_sizes *sizes = &s->model->sizes;
+    for (int i = 0; i < sizes->layers; i++) {
+        const mka_layer_config *c = &s->model->blocks[i].attention.config;
+        float *summary = mka_variant_get(c->variant)->recurrent ? s->summaries + (size_t)i * (size_t)sizes->width : NULL;
+        mka_status status = mka_layer_state_create(c, s->options.key_type, s->options.value_type, s->options.context, summary,
+                                                   &s->layers[i], error);
+        if (status) return status;
+        for (int j = 0; j < s->layers[i].caches; j++) s->cache_reserved += s->layers[i].cache[j].bytes;
+    }
+    return MKA_OK;
+}
+
+mka_status mka_session_create(mka_model *model, const mka_session_options *options, mka_session **out, mka_error *error) {
+    mka_session_options defaults;
+    mka_session_defaults(&defaults);
+    *out = NULL;
+    mka_succeed(error);
+    if (!model->blocks) return mka_fail(error, MKA_UNSUPPORTED, "only the vocabulary of this model was loaded; it cannot be run");
+    mka_session *s = calloc(1, sizeof *s);
+    mka_layer_state *layers = calloc((size_t)model->sizes.layers, sizeof *layers);
+    if (!s || !layers) {
+        free(s);
+        free(layers);
+        return mka_fail(error, MKA_NO_MEMORY, "no memory for a session");
+    }
+    s->model = model;
+    s->layers = layers;
+    s->options = options ? *options : defaults;
+    for (int i = 0; i < model->sizes.layers; i++)
+        s->recurrent |= mka_variant_get(model->blocks[i].attention.config.variant)->recurrent;
+    mka_ops_cpu(&s->ops, model->engine);
+    s->ops.exact = s->options.exact;
+    mka_status status = check_options(s, error);
+    if (!status) mka_session_layout(s); /* measures */
+    if (!status) status = check_memory(s, error);
+    if (!status) status = mka_arena_reserve(&s->work, error);
+    if (!status) mka_session_layout(s);
+    if (!status) status = create_layers(s, error);
+    if (status) {
+        mka_session_destroy(s);
+        return status;
+    }
+    *out = s;
+    return MKA_OK;
+}
+
+void mka_session_destroy(mka_session *s) {
+    if (!s) return;
+    for (int i = 0; i < s->model->sizes.layers; i++) mka_layer_state_destroy(&s->layers[i]);
+    mka_arena_free(&s->work);
+    free(s->layers);
+    free(s);
+}
+
+/* ---- evaluation ---- */
+
+typedef struct run {
+    mka_session *session;
+    const int *tokens;
+    size_t count, done;
+    mka_progress_fn *progress;
+    void *user;
+} run;
+
+static int stop_between_layers(void *user) {
+    const run *r = user;
+    return r->progress(r->user, r->done, r->count);
+}
+
+static mka_status check_tokens(const mka_session *s, const int *tokens, size_t count, mka_error *error) {
+    if (count == 0) return mka_fail(error, MKA_BAD_ARGUMENT, "there are no tokens to evaluate");
+    for (size_t i = 0; i < count; i++)
+        if (tokens[i] < 0 || tokens[i] >= s->model->embedding.rows)
+            return mka_fail(error, MKA_BAD_ARGUMENT, "token %d at position %zu is outside the vocabulary of %d", tokens[i], i,
+                            s->model->embedding.rows);
+    if (count > (size_t)(s->options.context - s->length))
+        return mka_fail(error, MKA_CONTEXT_FULL, "%zu tokens do not fit: %d of the context's %d are taken", count, s->length,
+                        s->options.context);
+    return MKA_OK;
+}
+
+/* Runs the next chunk. A pass that is stopped half way leaves rows in the caches beyond length, which the next pass overwrites;
+ * a session summary cannot be taken back, so such models are only stopped between chunks. */
+static mka_status run_chunk(run *r, int *n, mka_error *error) {
+    mka_session *s = r->session;
+    size_t left = r->count - r->done;
+    *n = left < (size_t)s->options.chunk ? (int)left : s->options.chunk;
+    int between = r->progress && !s->recurrent;
+    if ((r->progress && r->progress(r->user, r->done, r->count)) ||
+        mka_forward(s, r->tokens + r->done, *n, between ? stop_between_layers : NULL, r))
+        return mka_fail(error, MKA_CANCELLED, "stopped after %zu of %zu tokens", r->done, r->count);
+    s->length += *n;
+    r->done += (size_t)*n;
+    return MKA_OK;
+}
+
+mka_status mka_session_eval(mka_session *s, const int *tokens, size_t count, float *logits, mka_progress_fn *progress, void *user,
+                            mka_error *error) {
+    mka_succeed(error);
+    mka_status status = check_tokens(s, tokens, count, error);
+    run r = {s, tokens, count, 0, progress, user};
+    int n = 0;
+    while (!status && r.done < count) status = run_chunk(&r, &n, error);
+    if (!status && logits) mka_forward_logits(s, n - 1, logits);
+    if (!status && progress) progress(user, count, count);
+    return status;
+}
+
+/* The likelihoods of one chunk's successors: those of its rows, the last one's only when it is known. */
+static void score_chunk(mka_session *s, int n, const int *targets, int more, int next, double *nll) {
+    size_t width = (size_t)s->model->sizes.width;
+    int known = more ? n : n - 1;
+    if (known > 0) mka_forward_nll(s, known, targets, nll);
+    if (more || next < 0) return;
+    memmove(s->h, s->h + (size_t)(n - 1) * width, width * sizeof(float));
+    mka_forward_nll(s, 1, &next, nll + n - 1);
+}
+
+mka_status mka_session_score(mka_session *s, const int *tokens, size_t count, int next, double *nll, mka_progress_fn *progress,
+                             void *user, mka_error *error) {
+    mka_succeed(error);
+    mka_status status = check_tokens(s, tokens, count, error);
+    if (!status && next >= s->model->embedding.rows)
+        status = mka_fail(error, MKA_BAD_ARGUMENT, "token %d is outside the vocabulary of %d", next, s->model->embedding.rows);
+    run r = {s, tokens, count, 0, progress, user};
+    while (!status && r.done < count) {
+        size_t begin = r.done;
+        int n;
+        status = run_chunk(&r, &n, error);
+        if (!status) score_chunk(s, n, tokens + begin + 1, r.done < count, next, nll + begin);
+    }
+    if (!status && progress) progress(user, count, count);
+    return status;
+}
+
+int mka_session_length(const mka_session *s) {
+    return s->length;
+}
+
+int mka_session_context(const mka_session *s) {
+    return s->options.context;
+}
+
+mka_status mka_session_truncate(mka_session *s, int length, mka_error *error) {
+    mka_succeed(error);
+    if (length < 0 || length > s->length)
+        return mka_fail(error, MKA_BAD_ARGUMENT, "a session of %d tokens cannot be cut to %d", s->length, length);
+    if (length == s->length) return MKA_OK;
+    if (length > 0 && s->recurrent)
+        return mka_fail(error, MKA_UNSUPPORTED,
+                        "this model keeps a running session summary, which cannot be taken back to token %d", length);
+    for (int i = 0; i < s->model->sizes.layers; i++) {
+        if (length == 0)
+            mka_layer_state_reset(&s->layers[i], &s->model->blocks[i].attention.config);
+        else
+            for (int j = 0; j < s->layers[i].caches; j++) mka_local_truncate(&s->layers[i].cache[j], length);
+    }
+    s->length = length;
+    return MKA_OK;
+}
+
+void mka_session_get_usage(const mka_session *s, mka_session_usage *usage) {
+    uint64_t token = mka_model_cache_bytes(s->model, s->options.key_type, s->options.value_type);
+    *usage = (mka_session_usage){token * (uint64_t)s->length, s->cache_reserved, s->work.size, s->ops.weight_bytes,
+                                 s->ops.cache_bytes};
+}

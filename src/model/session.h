@@ -1,0 +1,47 @@
+/* session - what mka_session points to, and the forward pass over one chunk.
+ *
+ * One workspace, laid out once by mka_session_layout:
+ *
+ *   | ops scratch | x | h | y | cosines, sines | session summaries | ( attention | gate, up | score tile ) |
+ *
+ * The three in brackets are never alive at the same time and share their place.
+ */
+#ifndef MKA_MODEL_SESSION_H
+#define MKA_MODEL_SESSION_H
+
+#include "model.h"
+
+#define MKA_SCORE_TILE 1024 /* rows of the output matrix that scoring takes at once */
+
+struct mka_session {
+    const mka_model *model;
+    mka_session_options options;
+    int length;
+    mka_ops ops;
+    mka_layer_state *layers; /* [model layers] */
+    mka_arena work;
+    float *x, *h, *y; /* [chunk][width]: the residual stream, its normalised copy, and what is added */
+    float *gate, *up; /* [chunk][ffn] */
+    float *cosine[MKA_ROPES], *sine[MKA_ROPES];
+    float *summaries;                                  /* [layers][width], for routed layers */
+    float *tile;                                       /* [chunk][MKA_SCORE_TILE] */
+    float *score_m, *score_z, *score_c, *score_target; /* [chunk] */
+    mka_attention_scratch attention;
+    uint64_t cache_reserved;
+    int recurrent; /* 1: some layer's state cannot be cut back */
+};
+
+/* Sizes (arena measuring) or places (carving) all buffers. */
+void mka_session_layout(mka_session *session);
+
+/* Runs n (<= chunk) tokens through all layers, into the caches after the tokens held; session->h gets the normalised final rows.
+ * Does not move session->length. stop (may be NULL) is asked between layers; nonzero leaves the pass unfinished (returns 1). */
+int mka_forward(mka_session *session, const int *tokens, int n, int (*stop)(void *user), void *user);
+
+/* logits [vocabulary] of row row of session->h. */
+void mka_forward_logits(mka_session *session, int row, float *logits);
+
+/* nll[i] of targets[i] (-1: none, leaves nll[i] alone) for the n rows of session->h. */
+void mka_forward_nll(mka_session *session, int n, const int *targets, double *nll);
+
+#endif

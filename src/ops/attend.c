@@ -1,0 +1,251 @@
+/* attend - exact attention over a key/value cache, by online softmax over blocks of keys; no score matrix is ever stored.
+ *
+ *   work item = (key/value head, tile of queries, split of the keys)
+ *   in a tile, the rows are all query heads of the group times the tile's queries, so each key is read once for all of them
+ *
+ * Few queries: the keys are split, each split leaves (m, z, acc) in ops->partial, and a second pass merges them. Many queries:
+ * tiles alone give work enough, and each runs over all its keys. The split depends on the lengths only, never on the threads.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "ops.h"
+
+#define TILE_ROWS 48   /* query rows that a tile aims for */
+#define BLOCK     128  /* keys scored at once: scores and rows stay in the first cache levels */
+#define SPLIT     1024 /* keys of one split when few queries attend */
+
+typedef struct plan {
+    const mka_attend_job *job;
+    mka_ops *ops;
+    int group, tile, tiles, splits, split_keys;
+} plan;
+
+static int tile_queries(int group) {
+    return group >= TILE_ROWS ? 1 : TILE_ROWS / group;
+}
+
+static size_t align_floats(size_t count) {
+    return (count + 15) / 16 * 16;
+}
+
+/* Rows of a tile at most: one query's heads when they alone fill it. */
+static size_t most_rows(int group) {
+    return (size_t)tile_queries(group) * (size_t)group;
+}
+
+size_t mka_attend_scratch(const struct mka_ops_limits *limits) {
+    size_t rows = most_rows(limits->head_rows) > TILE_ROWS ? most_rows(limits->head_rows) : TILE_ROWS;
+    return (align_floats(rows * (size_t)limits->key_dim) + align_floats(rows * (size_t)limits->value_dim) + rows * BLOCK +
+            3 * align_floats(rows)) *
+           sizeof(float);
+}
+
+size_t mka_attend_partials(const struct mka_ops_limits *limits) {
+    size_t rows = most_rows(limits->head_rows) > TILE_ROWS ? most_rows(limits->head_rows) : TILE_ROWS;
+    size_t splits = ((size_t)limits->context + SPLIT - 1) / SPLIT;
+    return splits * (size_t)limits->kv_heads * rows * ((size_t)limits->value_dim + 2);
+}
+
+/* A tile's rows, in a thread's scratch. */
+typedef struct tile {
+    float *q, *acc, *s, *m, *z, *c;
+    int rows, first_query, queries;
+} tile;
+
+static tile place_tile(const plan *p, unsigned char *scratch, int index) {
+    const mka_attend_job *job = p->job;
+    tile t = {.first_query = index * p->tile};
+    t.queries = job->n - t.first_query < p->tile ? job->n - t.first_query : p->tile;
+    t.rows = t.queries * p->group;
+    size_t rows = align_floats((size_t)t.rows);
+    t.q = (float *)(void *)scratch;
+    t.acc = t.q + align_floats((size_t)t.rows * (size_t)job->key_dim);
+    t.s = t.acc + align_floats((size_t)t.rows * (size_t)job->value_dim);
+    t.m = t.s + (size_t)t.rows * BLOCK;
+    t.z = t.m + rows;
+    t.c = t.z + rows;
+    return t;
+}
+
+static size_t row_of(const plan *p, const tile *t, int head, int row) {
+    int query = t->first_query + row / p->group;
+    return (size_t)query * (size_t)p->job->heads + (size_t)head * (size_t)p->group + (size_t)(row % p->group);
+}
+
+static void load_tile(const plan *p, const tile *t, int head) {
+    const mka_attend_job *job = p->job;
+    for (int r = 0; r < t->rows; r++) {
+        size_t row = row_of(p, t, head, r);
+        memcpy(t->q + (size_t)r * job->key_dim, job->q + row * (size_t)job->key_dim, (size_t)job->key_dim * sizeof(float));
+        t->m[r] = job->m ? job->m[row] : -INFINITY;
+        t->z[r] = job->m ? job->z[row] : 0.0F;
+        float *acc = t->acc + (size_t)r * job->value_dim;
+        if (job->m)
+            memcpy(acc, job->out + row * (size_t)job->value_dim, (size_t)job->value_dim * sizeof(float));
+        else
+            memset(acc, 0, (size_t)job->value_dim * sizeof(float));
+    }
+}
+
+static void store_tile(const plan *p, const tile *t, int head) {
+    const mka_attend_job *job = p->job;
+    for (int r = 0; r < t->rows; r++) {
+        size_t row = row_of(p, t, head, r);
+        float *out = job->out + row * (size_t)job->value_dim;
+        const float *acc = t->acc + (size_t)r * job->value_dim;
+        if (job->m) {
+            memcpy(out, acc, (size_t)job->value_dim * sizeof(float));
+            job->m[row] = t->m[r];
+            job->z[row] = t->z[r];
+        } else {
+            float scale = t->z[r] > 0.0F ? 1.0F / t->z[r] : t->z[r]; /* no key at all: zero; NaN stays NaN */
+            for (int i = 0; i < job->value_dim; i++) out[i] = acc[i] * scale;
+        }
+    }
+}
+
+/* Where split number split of this tile keeps its state: rows of m, z, acc. */
+static float *partial_of(const plan *p, const tile *t, int head, int split) {
+    size_t each = (size_t)t->rows * ((size_t)p->job->value_dim + 2);
+    return p->ops->partial + ((size_t)split * (size_t)p->job->kv_heads + (size_t)head) * each;
+}
+
+static void store_partial(const plan *p, const tile *t, int head, int split) {
+    float *state = partial_of(p, t, head, split);
+    memcpy(state, t->m, (size_t)t->rows * sizeof(float));
+    memcpy(state + t->rows, t->z, (size_t)t->rows * sizeof(float));
+    memcpy(state + 2 * t->rows, t->acc, (size_t)t->rows * (size_t)p->job->value_dim * sizeof(float));
+}
+
+/* Masks, with -inf, the keys from..from+count-1 that a row's query must not see. */
+static void mask(const plan *p, const tile *t, int from, int count) {
+    const mka_attend_job *job = p->job;
+    for (int query = 0; query < t->queries; query++) {
+        int position = job->first + t->first_query + query;
+        int end = position + 1 - from, begin = job->window > 0 ? position - job->window + 1 - from : 0;
+        if (end >= count && begin <= 0) continue;
+        for (int r = query * p->group; r < (query + 1) * p->group; r++)
+            for (int i = 0; i < count; i++)
+                if (i >= end || i < begin) t->s[(size_t)r * BLOCK + i] = -INFINITY;
+    }
+}
+
+/* Runs a tile over the keys at positions begin..end-1. */
+static void attend_keys(const plan *p, const tile *t, int head, int begin, int end) {
+    const mka_attend_job *job = p->job;
+    const mka_kernels *kernels = p->ops->kernels;
+    const unsigned char *keys = job->keys + (ptrdiff_t)head * job->head_capacity * job->key_stride;
+    const unsigned char *values = job->values + (ptrdiff_t)head * job->head_capacity * job->value_stride;
+    for (int from = begin; from < end; from += BLOCK) {
+        int count = end - from < BLOCK ? end - from : BLOCK;
+        ptrdiff_t index = from - job->key_first;
+        kernels->score[job->key_type](t->rows, job->key_dim, count, t->q, keys + index * job->key_stride, job->key_stride,
+                                      job->scale, t->s, BLOCK);
+        mask(p, t, from, count);
+        kernels->online(t->rows, count, t->s, BLOCK, t->m, t->z, t->c);
+        kernels->mix[job->value_type](t->rows, job->value_dim, count, t->s, BLOCK, values + index * job->value_stride,
+                                      job->value_stride, t->c, t->acc);
+    }
+}
+
+/* The positions that any query of the tile sees, within the job's keys. */
+static void seen(const plan *p, const tile *t, int *begin, int *end) {
+    const mka_attend_job *job = p->job;
+    int first = job->first + t->first_query, last = first + t->queries - 1;
+    int stop = job->key_first + job->key_count;
+    *end = last + 1 < stop ? last + 1 : stop;
+    *begin = job->window > 0 && first - job->window + 1 > job->key_first ? first - job->window + 1 : job->key_first;
+}
+
+static void attend_item(const plan *p, size_t item, unsigned char *scratch) {
+    int split = (int)(item % (size_t)p->splits);
+    int index = (int)(item / (size_t)p->splits % (size_t)p->tiles);
+    int head = (int)(item / (size_t)p->splits / (size_t)p->tiles);
+    tile t = place_tile(p, scratch, index);
+    int begin, end;
+    seen(p, &t, &begin, &end);
+    load_tile(p, &t, head);
+    if (p->splits > 1) {
+        begin += split * p->split_keys;
+        if (end > begin + p->split_keys) end = begin + p->split_keys;
+        if (split > 0 && p->job->m) { /* what came before counts once */
+            for (int r = 0; r < t.rows; r++) t.m[r] = -INFINITY, t.z[r] = 0.0F;
+            memset(t.acc, 0, (size_t)t.rows * (size_t)p->job->value_dim * sizeof(float));
+        }
+    }
+    attend_keys(p, &t, head, begin, end);
+    if (p->splits > 1)
+        store_partial(p, &t, head, split);
+    else
+        store_tile(p, &t, head);
+}
+
+/* Merges the splits of one head's only tile. */
+static void merge_head(const plan *p, int head, unsigned char *scratch) {
+    tile t = place_tile(p, scratch, 0);
+    int dim = p->job->value_dim;
+    for (int r = 0; r < t.rows; r++) {
+        float *acc = t.acc + (size_t)r * dim;
+        float m = -INFINITY;
+        for (int split = 0; split < p->splits; split++) m = fmaxf(m, partial_of(p, &t, head, split)[r]);
+        t.m[r] = m;
+        t.z[r] = 0.0F;
+        memset(acc, 0, (size_t)dim * sizeof(float));
+        for (int split = 0; split < p->splits; split++) {
+            const float *state = partial_of(p, &t, head, split);
+            if (state[r] == -INFINITY) continue;
+            float c = expf(state[r] - m);
+            t.z[r] += c * state[t.rows + r];
+            p->ops->kernels->axpy(dim, c, state + 2 * t.rows + (size_t)r * dim, acc);
+        }
+    }
+    store_tile(p, &t, head);
+}
+
+static void attend_share(void *argument, int thread, int threads) {
+    const plan *p = argument;
+    unsigned char *scratch = p->ops->thread_scratch + (size_t)thread * p->ops->thread_bytes;
+    size_t items = (size_t)p->job->kv_heads * (size_t)p->tiles * (size_t)p->splits;
+    /* Later tiles see more keys, so threads take items in turn rather than in runs. */
+    for (size_t item = (size_t)thread; item < items; item += (size_t)threads) attend_item(p, item, scratch);
+    if (p->splits == 1) return;
+    mka_pool_barrier(p->ops->pool);
+    for (int head = thread; head < p->job->kv_heads; head += threads) merge_head(p, head, scratch);
+}
+
+/* Bytes of keys and values that the job reads, each once for a tile. */
+static uint64_t bytes_read(const plan *p) {
+    uint64_t rows = 0;
+    for (int i = 0; i < p->tiles; i++) {
+        tile t = {.first_query = i * p->tile};
+        t.queries = p->job->n - t.first_query < p->tile ? p->job->n - t.first_query : p->tile;
+        int begin, end;
+        seen(p, &t, &begin, &end);
+        if (end > begin) rows += (uint64_t)(end - begin);
+    }
+    uint64_t each = (uint64_t)p->job->key_stride + (p->job->values == p->job->keys ? 0 : (uint64_t)p->job->value_stride);
+    return rows * each * (uint64_t)p->job->kv_heads;
+}
+
+void mka_cpu_attend(mka_ops *ops, const mka_attend_job *job) {
+    plan p = {.job = job, .ops = ops, .group = job->heads / job->kv_heads, .splits = 1, .split_keys = SPLIT};
+    p.tile = tile_queries(p.group);
+    p.tiles = (job->n + p.tile - 1) / p.tile;
+    if (p.tiles == 1) {
+        tile t = {.queries = job->n};
+        int begin, end;
+        seen(&p, &t, &begin, &end);
+        if (end - begin > SPLIT) p.splits = (end - begin + SPLIT - 1) / SPLIT;
+    }
+    ops->cache_bytes += bytes_read(&p);
+    mka_pool_run(ops->pool, attend_share, &p);
+}
+
+void mka_cpu_attend_finish(mka_ops *ops, const mka_attend_job *job) {
+    (void)ops;
+    for (size_t row = 0; row < (size_t)job->n * (size_t)job->heads; row++) {
+        float scale = job->z[row] > 0.0F ? 1.0F / job->z[row] : job->z[row];
+        for (int i = 0; i < job->value_dim; i++) job->out[row * (size_t)job->value_dim + (size_t)i] *= scale;
+    }
+}

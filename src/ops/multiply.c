@@ -1,0 +1,127 @@
+/* multiply - products with weights, the larger part of all work: y = W x for a few rows of x, or Y = X W^T for many.
+ *
+ *   few rows, quantised W   x in 8 bits, integer dots            (one read of W, nothing unpacked)
+ *   few rows otherwise      W's row as float32, float dots       (also when ops->exact asks for it)
+ *   many rows               tiles of W as float32, then OpenBLAS (each tile unpacked once for all rows)
+ *
+ * A tile is TILE rows of one product. Tiles are numbered through all products of a call and threads take runs of them.
+ */
+#include <cblas.h>
+#include <string.h>
+
+#include "ops.h"
+
+#define TILE 64
+#define FEW  8 /* rows up to which W is used as it is stored; measured: unpacking for sgemm pays from about here */
+
+typedef struct call {
+    mka_ops *ops;
+    int n, count;
+    const mka_product *products;
+    size_t tiles;
+} call;
+
+static size_t align_up(size_t bytes) {
+    return (bytes + MKA_ALIGN - 1) / MKA_ALIGN * MKA_ALIGN;
+}
+
+size_t mka_multiply_scratch(const struct mka_ops_limits *limits) {
+    size_t cols = align_up((size_t)limits->cols);
+    size_t few = FEW * (align_up(cols) + align_up(cols / 32 * sizeof(float)) + align_up(cols / 16 * sizeof(int16_t))) +
+                 FEW * TILE * sizeof(float);
+    size_t many = TILE * cols * sizeof(float);
+    return few > many ? few : many;
+}
+
+/* Where a thread keeps up to FEW rows of x in 8 bits. Every thread makes its own: cheaper than waiting for one that does.
+ * They share the scratch with float rows, which a call that has 8-bit products never needs. */
+typedef struct rows_q8 {
+    mka_q8_row row[FEW];
+    const float *of; /* the x they were made from */
+    int cols;
+} rows_q8;
+
+static void place_rows(rows_q8 *rows, unsigned char *scratch, int cols) {
+    size_t width = align_up((size_t)cols), q = align_up(width);
+    size_t scale = align_up(width / 32 * sizeof(float)), sum = align_up(width / 16 * sizeof(int16_t));
+    for (int i = 0; i < FEW; i++, scratch += q + scale + sum)
+        rows->row[i] = (mka_q8_row){(int8_t *)scratch, (float *)(scratch + q), (int16_t *)(scratch + q + scale)};
+}
+
+static void tile_q8(const call *c, const mka_product *p, int row, int rows, rows_q8 *x) {
+    const mka_kernels *kernels = c->ops->kernels;
+    if (x->of != p->x || x->cols != p->w->cols) {
+        for (int i = 0; i < c->n; i++) kernels->quantize(p->w->cols, p->x + (size_t)i * p->ldx, &x->row[i]);
+        x->of = p->x;
+        x->cols = p->w->cols;
+    }
+    const unsigned char *w = (const unsigned char *)p->w->data + (size_t)row * p->w->row_bytes;
+    for (int i = 0; i < c->n; i++)
+        kernels->gemv_q8[p->w->type](rows, p->w->cols, w, p->w->row_bytes, &x->row[i], p->y + (size_t)i * p->ldy + row);
+}
+
+static void tile_f32(const call *c, const mka_product *p, int row, int rows, float *scratch) {
+    const mka_kernels *kernels = c->ops->kernels;
+    const unsigned char *w = (const unsigned char *)p->w->data + (size_t)row * p->w->row_bytes;
+    mka_gemv_f32_fn *direct = kernels->gemv_f32[p->w->type];
+    if (direct) {
+        for (int i = 0; i < c->n; i++)
+            direct(rows, p->w->cols, w, p->w->row_bytes, p->x + (size_t)i * p->ldx, p->y + (size_t)i * p->ldy + row);
+        return;
+    }
+    for (int j = 0; j < rows; j++, w += p->w->row_bytes) {
+        kernels->load[p->w->type](p->w->cols, w, scratch);
+        for (int i = 0; i < c->n; i++)
+            p->y[(size_t)i * p->ldy + row + j] = kernels->dot(p->w->cols, scratch, p->x + (size_t)i * p->ldx);
+    }
+}
+
+static void tile_blas(const call *c, const mka_product *p, int row, int rows, float *scratch) {
+    int cols = p->w->cols;
+    const unsigned char *w = (const unsigned char *)p->w->data + (size_t)row * p->w->row_bytes;
+    const float *tile = scratch;
+    if (p->w->type == MKA_F32 && (uintptr_t)w % sizeof(float) == 0)
+        tile = (const float *)(const void *)w;
+    else
+        for (int j = 0; j < rows; j++)
+            c->ops->kernels->load[p->w->type](cols, w + (size_t)j * p->w->row_bytes, scratch + (size_t)j * cols);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, c->n, rows, cols, 1.0F, p->x, p->ldx, tile, cols, 0.0F, p->y + row,
+                p->ldy);
+}
+
+static void add_bias(const call *c, const mka_product *p, int row, int rows) {
+    for (int i = 0; i < c->n; i++) c->ops->kernels->add(rows, p->bias + row, p->y + (size_t)i * p->ldy + row);
+}
+
+static void multiply_tile(const call *c, const mka_product *p, int row, unsigned char *scratch, rows_q8 *x) {
+    int rows = p->w->rows - row < TILE ? p->w->rows - row : TILE;
+    if (c->n > FEW)
+        tile_blas(c, p, row, rows, (float *)scratch);
+    else if (!c->ops->exact && c->ops->kernels->gemv_q8[p->w->type])
+        tile_q8(c, p, row, rows, x);
+    else
+        tile_f32(c, p, row, rows, (float *)scratch);
+    if (p->bias) add_bias(c, p, row, rows);
+}
+
+static void multiply_share(void *argument, int thread, int threads) {
+    const call *c = argument;
+    unsigned char *scratch = c->ops->thread_scratch + (size_t)thread * c->ops->thread_bytes;
+    rows_q8 x = {.of = NULL};
+    place_rows(&x, scratch, c->ops->limits.cols);
+    size_t begin, end, tile = 0;
+    mka_share(c->tiles, 1, thread, threads, &begin, &end);
+    for (int i = 0; i < c->count && tile < end; i++)
+        for (int row = 0; row < c->products[i].w->rows && tile < end; row += TILE, tile++)
+            if (tile >= begin) multiply_tile(c, &c->products[i], row, scratch, &x);
+}
+
+void mka_cpu_multiply(mka_ops *ops, int n, int count, const mka_product *products) {
+    call c = {.ops = ops, .n = n, .count = count, .products = products};
+    for (int i = 0; i < count; i++) {
+        const mka_matrix *w = products[i].w;
+        c.tiles += ((size_t)w->rows + TILE - 1) / TILE;
+        ops->weight_bytes += (uint64_t)w->rows * w->row_bytes;
+    }
+    mka_pool_run(ops->pool, multiply_share, &c);
+}
