@@ -1,0 +1,16 @@
+/* commands - what main's table points to: one function a command, one file a function. */
+#ifndef MKA_CLI_COMMANDS_H
+#define MKA_CLI_COMMANDS_H
+
+#include "output.h"
+
+/* Each runs with cli->options parsed and returns the exit status: 0 done, 1 failed or did not hold, 2 wrong usage,
+ * 130 interrupted. */
+int mka_cli_generate(mka_cli *cli);
+int mka_cli_chat(mka_cli *cli);
+int mka_cli_info(mka_cli *cli);
+int mka_cli_check(mka_cli *cli);
+int mka_cli_tokenize_command(mka_cli *cli);
+int mka_cli_eval(mka_cli *cli);
+
+#endif

@@ -1,0 +1,158 @@
+/* main - the table of commands, their help pages, and what holds for all of them: standard streams, signals, exit status. */
+#include "commands.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct command {
+    const char *name;
+    int bit;
+    int (*run)(mka_cli *cli);
+    const char *arguments; /* for the usage line */
+    const char *summary;
+    int most_arguments; /* that are not flags; -1: any number */
+    const char *about;  /* paragraphs and examples of the help page */
+} command;
+
+static const command commands[] = {
+    {"generate", MKA_CLI_GENERATE, mka_cli_generate, "-m MODEL (-p TEXT | -f FILE)", "complete a prompt", 0,
+     "Completes the prompt as it is and streams the answer to standard output. The context is as large as prompt and answer\n"
+     "need unless -c says otherwise. Ctrl-C ends the answer and keeps what is there (exit status 130); a second one kills.\n"
+     "--json prints one object: text, ids, prompt_tokens, new_tokens, prefill_tok_s, decode_tok_s, stop (end, length, context,\n"
+     "interrupted), memory {mode, tokens_read, unread_mass_estimate, lost_mass_bound, bytes_by_tier}, peak_bytes.\n\n"
+     "Examples:\n"
+     "  mka generate -m model.gguf -p 'The capital of France is' -n 16 --temp 0\n"
+     "  mka generate -m model.gguf --chat -p 'Name three rivers.'\n"
+     "  cat chapter.txt | mka generate -m model.gguf -f - -n 64 --json\n"},
+    {"chat", MKA_CLI_CHAT, mka_cli_chat, "-m MODEL", "talk with a model", 0,
+     "Reads one message a line from standard input and answers it. The conversation stays in the session's cache, so that a\n"
+     "turn costs only its own tokens. /reset forgets the conversation, /exit or the end of the input leaves, /help helps.\n"
+     "Ctrl-C ends an answer; at the prompt it leaves. --json prints one object an answer, as generate does.\n\n"
+     "Examples:\n"
+     "  mka chat -m model.gguf --system 'You answer in one sentence.'\n"
+     "  printf 'Hello!\\nAnd who are you?\\n' | mka chat -m model.gguf --temp 0 --json\n"},
+    {"info", MKA_CLI_INFO, mka_cli_info, "[MODEL]", "what this machine and a model are", 1,
+     "Shows the machine as the engine sees it and, with a model, its sizes and what a token of its cache takes.\n"
+     "-v lists the metadata and the tensors of the model's file.\n\n"
+     "Examples:\n"
+     "  mka info\n"
+     "  mka info model.gguf -v\n"
+     "  mka info --json model.gguf\n"},
+    {"check", MKA_CLI_CHECK, mka_cli_check, "FILE... | -m MODEL FILE...", "compare this build with known answers", -1,
+     "FILE is a golden file (safetensors): attention alone, a layer of any variant, or a small language model, which is run in\n"
+     "one pass, in uneven chunks and token by token; the worst difference counts. Allowed: 2e-5 + 2e-5 |wanted|.\n"
+     "With -m, FILE is a JSON file of expected token ids, logits, greedy text and long-text likelihood of that model. Allowed:\n"
+     "the error that the file records for its peer (all logits recorded: twice that, at least 0.003); with --exact 0.02 "
+     "(0.003).\n"
+     "max_rel_err is relative to the largest wanted value of a tensor. -v shows every tensor or case.\n\n"
+     "Examples:\n"
+     "  mka check golden/*.safetensors\n"
+     "  mka check --cpu scalar --json golden/*.safetensors\n"
+     "  mka check -m smollm2.gguf smollm2.json --exact -v\n"},
+    {"tokenize", MKA_CLI_TOKENIZE, mka_cli_tokenize_command, "-m MODEL (-p TEXT | -f FILE)", "show the tokens of a text", 0,
+     "Special tokens that the text names are parsed, and BOS is added when the model says so. A GGUF that holds only a\n"
+     "vocabulary is enough, whatever its architecture.\n\n"
+     "Examples:\n"
+     "  mka tokenize -m model.gguf -p 'Hello, world!'\n"
+     "  mka tokenize -m vocab.gguf -f text.txt --json --no-bos --no-parse-special\n"},
+    {"eval", MKA_CLI_EVAL, mka_cli_eval, "ppl -m MODEL -f TEXT", "measure a model on a text", 1,
+     "ppl: perplexity. The text is cut into contexts of -c tokens, each scored on its own; the mean is over all tokens but the\n"
+     "first of each. --json fields: file, tokens, scored, contexts, ppl, nll (nats a token), stderr (standard error of nll).\n\n"
+     "Examples:\n"
+     "  mka eval ppl -m model.gguf -f book.txt -c 6144 --max-tokens 6144\n"},
+};
+enum { COMMANDS = sizeof commands / sizeof commands[0] };
+
+static const command *find_command(const char *name) {
+    for (int i = 0; i < COMMANDS; i++) {
+        if (strcmp(commands[i].name, name) == 0) return &commands[i];
+    }
+    return NULL;
+}
+
+static void overview(FILE *out) {
+    fputs("mka - language models with long contexts, on CPUs\n\nUsage: mka COMMAND [FLAGS]\n\nCommands:\n", out);
+    for (int i = 0; i < COMMANDS; i++) fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
+    fputs("\n  mka COMMAND --help   flags and examples of a command\n  mka --version        the version\n\n"
+          "Environment: MKA_CPU (kernel level), MKA_THREADS, MKA_LOG (error, warn, info or debug).\n"
+          "Exit status: 0 done, 1 the work failed or a check did not hold, 2 wrong usage, 130 interrupted.\n\n"
+          "Example: mka generate -m model.gguf -p 'Once upon a time' -n 64\n",
+          out);
+}
+
+static void help_page(const command *c) {
+    printf("Usage: mka %s %s [FLAGS]\n\n%s\nFlags:\n", c->name, c->arguments, c->about);
+    mka_cli_options_help(stdout, c->bit);
+}
+
+static int unknown_command(const char *name) {
+    const char *names[COMMANDS];
+    for (int i = 0; i < COMMANDS; i++) names[i] = commands[i].name;
+    const char *nearest = mka_cli_nearest(name, names, COMMANDS);
+    if (nearest != NULL) return mka_cli_usage(NULL, "unknown command '%s' (did you mean %s?)", name, nearest);
+    return mka_cli_usage(NULL, "unknown command '%s'", name);
+}
+
+static int run_command(mka_cli *cli, const command *c, int argc, char **argv) {
+    const char **arguments = calloc((size_t)argc + 1, sizeof *arguments);
+    if (arguments == NULL) return mka_cli_error("out of memory");
+    int status = mka_cli_options_parse(&cli->options, c->name, c->bit, argc, argv, arguments);
+    if (status == 0 && cli->options.help) {
+        help_page(c);
+    } else if (status == 0 && c->most_arguments >= 0 && cli->options.argument_count > c->most_arguments) {
+        status = mka_cli_usage(c->name, "unexpected argument '%s'%s", arguments[c->most_arguments],
+                               c->bit & (MKA_CLI_GENERATE | MKA_CLI_TOKENIZE) ? " (a prompt is given with -p)" : "");
+    } else if (status == 0 && (status = mka_cli_log_level(cli)) == 0) {
+        status = c->run(cli);
+    }
+    free(arguments);
+    return status;
+}
+
+static int dispatch(mka_cli *cli, int argc, char **argv) {
+    if (argc < 2) {
+        overview(stderr);
+        return 2;
+    }
+    const char *word = argv[1];
+    if (strcmp(word, "--version") == 0 || strcmp(word, "version") == 0) {
+        printf("mka %s\n", mka_version());
+        return 0;
+    }
+    int help = strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0;
+    if (help && argc == 2) {
+        overview(stdout);
+        return 0;
+    }
+    const command *c = find_command(help ? argv[2] : word);
+    if (c == NULL && !help && word[0] == '-') return mka_cli_usage(NULL, "the command comes first, before %s", word);
+    if (c == NULL) return unknown_command(help ? argv[2] : word);
+    if (help) {
+        help_page(c);
+        return 0;
+    }
+    return run_command(cli, c, argc - 2, argv + 2);
+}
+
+/* A standard stream that the caller closed must not become the descriptor of a model file: results written to it would go
+ * there. /dev/null opened the wrong way round makes them fail instead, as they would on a closed stream. */
+static void guard_streams(void) {
+    for (int descriptor = 0; descriptor <= 2; descriptor++) {
+        if (fcntl(descriptor, F_GETFD) >= 0 || errno != EBADF) continue;
+        if (open("/dev/null", descriptor == 0 ? O_WRONLY : O_RDONLY) < 0) _exit(1);
+    }
+}
+
+int main(int argc, char **argv) {
+    mka_cli cli;
+    guard_streams();
+    signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error of the write, which says so and exits with 1 */
+    memset(&cli, 0, sizeof cli);
+    mka_cli_options_defaults(&cli.options);
+    int status = dispatch(&cli, argc, argv);
+    return mka_cli_finish(&cli, status);
+}

@@ -1,0 +1,373 @@
+/* options - the table of flags and the strict parser over it. See options.h.
+ *
+ * Strict on purpose: a number that is only half read ("-n 1o0") or silently clamped costs the user an hour, a clear line none.
+ */
+#include "options.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+typedef enum flag_kind {
+    FLAG_SET,
+    FLAG_COUNT,
+    FLAG_TEXT,
+    FLAG_INT,
+    FLAG_LONG,
+    FLAG_REAL,
+    FLAG_SEED,
+    FLAG_TYPE,
+    FLAG_MLA,
+    FLAG_COLOR,
+    FLAG_TEMPLATE,
+    FLAG_DEVICE
+} flag_kind;
+
+typedef struct flag {
+    const char *name, *alias; /* alias may be NULL */
+    const char *value;        /* name of the value in the help; NULL when there is none */
+    int commands;
+    flag_kind kind;
+    size_t offset; /* of the field in mka_cli_options */
+    double min, max;
+    const char *help;
+} flag;
+
+#define RUNS    (MKA_CLI_GENERATE | MKA_CLI_CHAT)
+#define SAMPLES (MKA_CLI_GENERATE | MKA_CLI_CHAT)
+#define MODELS  (MKA_CLI_GENERATE | MKA_CLI_CHAT | MKA_CLI_CHECK | MKA_CLI_EVAL)
+#define ALL     (MODELS | MKA_CLI_INFO | MKA_CLI_TOKENIZE)
+#define AT(x)   offsetof(mka_cli_options, x)
+
+static const flag flags[] = {
+    {"-m", "--model", "MODEL", ALL, FLAG_TEXT, AT(model), 0, 0, "a GGUF file or a folder with config.json and *.safetensors"},
+    {"-p", "--prompt", "TEXT", MKA_CLI_GENERATE | MKA_CLI_TOKENIZE, FLAG_TEXT, AT(prompt), 0, 0, "the prompt"},
+    {"-f", "--file", "FILE", MKA_CLI_GENERATE | MKA_CLI_TOKENIZE | MKA_CLI_EVAL, FLAG_TEXT, AT(file), 0, 0,
+     "read the text from FILE as it is, last newline included; - is standard input"},
+    {"-n", "--predict", "N", RUNS, FLAG_INT, AT(tokens), -1, INT_MAX,
+     "new tokens at most; -1: until the model ends or the context is full (default: generate 256, chat -1)"},
+    {"-c", "--ctx", "N", MKA_CLI_GENERATE | MKA_CLI_CHAT | MKA_CLI_EVAL, FLAG_INT, AT(context), 1, INT_MAX,
+     "context in tokens (default: generate prompt + new tokens, chat 4096, eval 2048; the model's own when that is less)"},
+    {"--chat", NULL, NULL, MKA_CLI_GENERATE, FLAG_SET, AT(chat), 0, 0,
+     "wrap the prompt as one user turn in the model's template"},
+    {"--system", NULL, "TEXT", RUNS, FLAG_TEXT, AT(system), 0, 0, "system message of the conversation"},
+    {"--template", NULL, "NAME", RUNS, FLAG_TEMPLATE, AT(chat_template), 0, 0,
+     "force a chat template instead of the model's own choice"},
+    {"-s", "--seed", "SEED", SAMPLES, FLAG_SEED, AT(sampler.seed), 0, 0,
+     "seed of the sampler, or 'random' (default 0: the same command gives the same answer)"},
+    {"--temp", "--temperature", "X", SAMPLES, FLAG_REAL, AT(sampler.temperature), 0, 100,
+     "temperature; 0 is greedy (default 0.8)"},
+    {"--top-k", NULL, "K", SAMPLES, FLAG_INT, AT(sampler.top_k), 0, INT_MAX, "keep the K likeliest tokens; 0: off (default 40)"},
+    {"--top-p", NULL, "P", SAMPLES, FLAG_REAL, AT(sampler.top_p), 0, 1,
+     "keep the likeliest tokens of joint probability P; 1: off (default 0.95)"},
+    {"--min-p", NULL, "P", SAMPLES, FLAG_REAL, AT(sampler.min_p), 0, 1,
+     "drop tokens below P times the likeliest one; 0: off (default 0.05)"},
+    {"--repeat-penalty", NULL, "X", SAMPLES, FLAG_REAL, AT(sampler.repeat_penalty), 0.01, 100,
+     "penalty of recent tokens; 1: off (default 1)"},
+    {"--repeat-last", NULL, "N", SAMPLES, FLAG_INT, AT(sampler.repeat_last), 0, INT_MAX,
+     "how many recent tokens are penalised (default 64)"},
+    {"--ignore-eos", NULL, NULL, RUNS, FLAG_SET, AT(ignore_eos), 0, 0, "go on after the model ends its answer"},
+    {"--no-parse-special", NULL, NULL, MKA_CLI_GENERATE | MKA_CLI_TOKENIZE, FLAG_SET, AT(no_parse_special), 0, 0,
+     "take names of special tokens in the text as plain text"},
+    {"--no-bos", NULL, NULL, MKA_CLI_GENERATE | MKA_CLI_TOKENIZE, FLAG_SET, AT(no_bos), 0, 0,
+     "no BOS (or EOS) around the text, whatever the model says"},
+    {"--max-tokens", NULL, "N", MKA_CLI_EVAL, FLAG_INT, AT(max_tokens), 1, INT_MAX,
+     "score at most the first N tokens (default: all)"},
+    {"--skip-chars", "--offset", "N", MKA_CLI_EVAL, FLAG_LONG, AT(skip), 0, 1e15, "begin N characters into the text"},
+    {"-ctk", "--cache-type-k", "TYPE", MODELS, FLAG_TYPE, AT(key_type), 0, 0,
+     "cache type of keys: f32, f16 or bf16 (default f16)"},
+    {"-ctv", "--cache-type-v", "TYPE", MODELS, FLAG_TYPE, AT(value_type), 0, 0,
+     "cache type of values: f32, f16 or bf16 (default f16)"},
+    {"--exact", NULL, NULL, MODELS, FLAG_SET, AT(exact), 0, 0,
+     "activations stay float32 (default: rounded to 8 bits for quantised weights); check: float32 cache too"},
+    {"--mla", NULL, "FORM", MODELS, FLAG_MLA, AT(mla), 0, 0, "how latent attention is computed: auto, absorbed or expanded"},
+    {"--router", NULL, "FILE", MODELS | MKA_CLI_INFO, FLAG_TEXT, AT(router), 0, 0,
+     "trained MKA or FastMKA router (GGUF or safetensors)"},
+    {"--chunk", NULL, "N", MODELS, FLAG_INT, AT(chunk), 1, 1 << 20, "tokens that prefill takes at once (default 512)"},
+    {"-t", "--threads", "N", ALL, FLAG_INT, AT(threads), 1, 1024, "threads (default: MKA_THREADS, else one a physical core)"},
+    {"--cpu", NULL, "LEVEL", ALL, FLAG_TEXT, AT(cpu), 0, 0,
+     "kernel level, see cpu_levels of 'mka info' (default: MKA_CPU, else the best)"},
+    {"--device", NULL, "DEVICE", ALL, FLAG_DEVICE, AT(device), 0, 0, "where to compute: cpu (the only one in this version)"},
+    {"--color", NULL, "WHEN", MKA_CLI_CHAT | MKA_CLI_GENERATE | MKA_CLI_CHECK, FLAG_COLOR, AT(color), 0, 0,
+     "auto (default), always or never"},
+    {"--json", NULL, NULL, ALL, FLAG_SET, AT(json), 0, 0, "one JSON object a line on standard output"},
+    {"-v", "--verbose", NULL, ALL, FLAG_COUNT, AT(verbose), 0, 0, "say more on standard error; twice: debug"},
+    {"-h", "--help", NULL, ALL, FLAG_SET, AT(help), 0, 0, "this page"},
+};
+enum { FLAG_TOTAL = sizeof flags / sizeof flags[0] };
+
+void mka_cli_options_defaults(mka_cli_options *options) {
+    memset(options, 0, sizeof *options);
+    options->tokens = MKA_CLI_UNSET;
+    options->key_type = options->value_type = options->mla = MKA_CLI_UNSET;
+    mka_sampler_defaults(&options->sampler);
+}
+
+int mka_cli_usage(const char *command, const char *format, ...) {
+    va_list list;
+    va_start(list, format);
+    fputs("mka: ", stderr);
+    if (command != NULL) fprintf(stderr, "%s: ", command);
+    vfprintf(stderr, format, list);
+    va_end(list);
+    if (command != NULL) {
+        fprintf(stderr, "\nTry: mka %s --help\n", command);
+    } else {
+        fputs("\nTry: mka --help\n", stderr);
+    }
+    return 2;
+}
+
+int mka_cli_parse_int(const char *text, long long min, long long max, long long *value) {
+    size_t digits = text[0] == '-';
+    if (text[digits] == '\0' || text[digits + strspn(text + digits, "0123456789")] != '\0') return 0;
+    errno = 0;
+    long long parsed = strtoll(text, NULL, 10);
+    if (errno != 0 || parsed < min || parsed > max) return 0;
+    *value = parsed;
+    return 1;
+}
+
+int mka_cli_parse_real(const char *text, double min, double max, double *value) {
+    if (text[0] == '\0' || text[strspn(text, "0123456789+-.eE")] != '\0') return 0;
+    char *end = NULL;
+    double parsed = strtod(text, &end);
+    if (*end != '\0' || !(parsed >= min && parsed <= max)) return 0;
+    *value = parsed;
+    return 1;
+}
+
+/* Edits (insert, delete, replace, swap of neighbours) between two words; INT_MAX for words too long to be flags. */
+static int distance(const char *a, const char *b) {
+    enum { LIMIT = 40 };
+    size_t n = strlen(a), m = strlen(b);
+    if (n >= LIMIT || m >= LIMIT) return INT_MAX;
+    int d[LIMIT + 1][LIMIT + 1];
+    for (size_t i = 0; i <= n; i++) d[i][0] = (int)i;
+    for (size_t j = 0; j <= m; j++) d[0][j] = (int)j;
+    for (size_t i = 1; i <= n; i++) {
+        for (size_t j = 1; j <= m; j++) {
+            int best = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
+            if (d[i - 1][j] + 1 < best) best = d[i - 1][j] + 1;
+            if (d[i][j - 1] + 1 < best) best = d[i][j - 1] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && d[i - 2][j - 2] + 1 < best) {
+                best = d[i - 2][j - 2] + 1;
+            }
+            d[i][j] = best;
+        }
+    }
+    return d[n][m];
+}
+
+const char *mka_cli_nearest(const char *word, const char *const *candidates, int count) {
+    const char *nearest = NULL;
+    int best = INT_MAX;
+    for (int i = 0; i < count; i++) {
+        int edits = distance(word, candidates[i]);
+        if (edits < best) {
+            best = edits;
+            nearest = candidates[i];
+        }
+    }
+    if (nearest == NULL) return NULL;
+    /* More than a third of the word wrong is a guess, not a suggestion. */
+    int allowed = strlen(nearest) <= 4 ? 1 : (int)(strlen(nearest) + 2) / 4;
+    return best <= allowed ? nearest : NULL;
+}
+
+static const flag *find_flag(const char *name, size_t length, int commands) {
+    for (int i = 0; i < FLAG_TOTAL; i++) {
+        const char *names[2] = {flags[i].name, flags[i].alias};
+        for (int k = 0; k < 2; k++) {
+            if (names[k] != NULL && strlen(names[k]) == length && memcmp(names[k], name, length) == 0 &&
+                (flags[i].commands & commands) != 0) {
+                return &flags[i];
+            }
+        }
+    }
+    return NULL;
+}
+
+static int unknown_flag(const char *name, int command, const char *word, size_t length) {
+    char typed[64];
+    snprintf(typed, sizeof typed, "%.*s", (int)(length < 60 ? length : 60), word);
+    if (find_flag(word, length, ALL) != NULL)
+        return mka_cli_usage(name, "%s is a flag of other commands, not of %s", typed, name);
+    const char *names[2 * FLAG_TOTAL];
+    int count = 0;
+    for (int i = 0; i < FLAG_TOTAL; i++) {
+        if ((flags[i].commands & command) == 0) continue;
+        names[count++] = flags[i].name;
+        if (flags[i].alias != NULL) names[count++] = flags[i].alias;
+    }
+    const char *nearest = mka_cli_nearest(typed, names, count);
+    if (nearest != NULL) return mka_cli_usage(name, "unknown flag %s (did you mean %s?)", typed, nearest);
+    return mka_cli_usage(name, "unknown flag %s", typed);
+}
+
+static int set_number(mka_cli_options *options, const char *name, const flag *f, const char *typed, const char *value) {
+    char *field = (char *)options + f->offset;
+    long long whole;
+    double real;
+    if (f->kind == FLAG_REAL) {
+        if (!mka_cli_parse_real(value, f->min, f->max, &real)) {
+            return mka_cli_usage(name, "%s: '%s' is not a number from %g to %g", typed, value, f->min, f->max);
+        }
+        *(float *)field = (float)real;
+        return 0;
+    }
+    if (!mka_cli_parse_int(value, (long long)f->min, (long long)f->max, &whole)) {
+        return mka_cli_usage(name, "%s: '%s' is not a whole number from %.0f to %.0f", typed, value, f->min, f->max);
+    }
+    if (f->kind == FLAG_LONG) {
+        *(long long *)field = whole;
+    } else {
+        *(int *)field = (int)whole;
+    }
+    return 0;
+}
+
+static int set_seed(mka_cli_options *options, const char *name, const char *typed, const char *value) {
+    uint64_t seed;
+    if (strcmp(value, "random") == 0) {
+        if (getrandom(&seed, sizeof seed, 0) != sizeof seed)
+            return mka_cli_usage(name, "%s: the system has no random numbers", typed);
+    } else {
+        errno = 0;
+        seed = strtoull(value, NULL, 10);
+        if (value[0] == '\0' || value[strspn(value, "0123456789")] != '\0' || errno != 0) {
+            return mka_cli_usage(name, "%s: '%s' is not a whole number from 0 to 18446744073709551615, nor 'random'", typed,
+                                 value);
+        }
+    }
+    options->sampler.seed = seed;
+    return 0;
+}
+
+/* One word out of a list; words are ended by NULL. Returns its index, or -1 after an error. */
+static int choose(const char *name, const char *typed, const char *value, const char *const *words) {
+    char list[400] = "";
+    int count = 0;
+    for (; words[count] != NULL; count++) {
+        if (strcmp(words[count], value) == 0) return count;
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", count > 0 ? ", " : "", words[count]);
+    }
+    const char *nearest = mka_cli_nearest(value, words, count);
+    if (nearest != NULL) {
+        mka_cli_usage(name, "%s: unknown value '%s' (did you mean %s?); one of %s", typed, value, nearest, list);
+    } else {
+        mka_cli_usage(name, "%s: unknown value '%s'; one of %s", typed, value, list);
+    }
+    return -1;
+}
+
+static int set_choice(mka_cli_options *options, const char *name, const flag *f, const char *typed, const char *value) {
+    static const char *const colors[] = {"auto", "always", "never", NULL};
+    static const char *const forms[] = {"auto", "absorbed", "expanded", NULL};
+    static const char *const types[] = {"f32", "f16", "bf16", NULL};
+    static const mka_type type_values[] = {MKA_F32, MKA_F16, MKA_BF16};
+    int *field = (int *)((char *)options + f->offset);
+    const char *const *words = f->kind == FLAG_COLOR      ? colors
+                               : f->kind == FLAG_MLA      ? forms
+                               : f->kind == FLAG_TEMPLATE ? mka_chat_templates()
+                                                          : types;
+    int index = choose(name, typed, value, words);
+    if (index < 0) return 2;
+    if (f->kind == FLAG_TEMPLATE) {
+        options->chat_template = words[index];
+    } else if (f->kind == FLAG_TYPE) {
+        *field = (int)type_values[index];
+    } else {
+        *field = index;
+    }
+    return 0;
+}
+
+static int set_device(mka_cli_options *options, const char *name, const char *value) {
+    if (strcmp(value, "cpu") == 0) {
+        options->device = value;
+        return 0;
+    }
+    if (strcmp(value, "opencl") == 0 || strncmp(value, "opencl:", 7) == 0) {
+        return mka_cli_usage(name, "--device %s: OpenCL is not in this version; the only device is cpu", value);
+    }
+    return mka_cli_usage(name, "--device: unknown device '%s'; the only device of this version is cpu", value);
+}
+
+static int set_value(mka_cli_options *options, const char *name, const flag *f, const char *typed, const char *value) {
+    switch (f->kind) {
+    case FLAG_TEXT:
+        *(const char **)((char *)options + f->offset) = value;
+        return 0;
+    case FLAG_INT:
+    case FLAG_LONG:
+    case FLAG_REAL:
+        return set_number(options, name, f, typed, value);
+    case FLAG_SEED:
+        return set_seed(options, name, typed, value);
+    case FLAG_DEVICE:
+        return set_device(options, name, value);
+    default:
+        return set_choice(options, name, f, typed, value);
+    }
+}
+
+/* Parses the flag at argv[*at] and moves *at to its last word. */
+static int parse_flag(mka_cli_options *options, const char *name, int command, int argc, char **argv, int *at) {
+    const char *word = argv[*at], *equals = word[1] == '-' ? strchr(word, '=') : NULL;
+    size_t length = equals != NULL ? (size_t)(equals - word) : strlen(word);
+    const flag *f = find_flag(word, length, command);
+    if (f == NULL) return unknown_flag(name, command, word, length);
+    const char *typed = length == strlen(f->name) && memcmp(f->name, word, length) == 0 ? f->name : f->alias;
+    if (f->value == NULL) {
+        if (equals != NULL) return mka_cli_usage(name, "%s takes no value", typed);
+        int *field = (int *)((char *)options + f->offset);
+        *field = f->kind == FLAG_COUNT ? *field + 1 : 1;
+        return 0;
+    }
+    if (equals != NULL) return set_value(options, name, f, typed, equals + 1);
+    if (*at + 1 >= argc) return mka_cli_usage(name, "%s needs a value (%s)", typed, f->value);
+    const char *value = argv[++*at];
+    /* "-m -p hello": the model was forgotten, it is not called "-p". */
+    if (value[0] == '-' && strcmp(f->name, "-p") != 0 && find_flag(value, strlen(value), command) != NULL) {
+        return mka_cli_usage(name, "%s needs a value (%s), but the flag %s follows", typed, f->value, value);
+    }
+    return set_value(options, name, f, typed, value);
+}
+
+int mka_cli_options_parse(mka_cli_options *options, const char *name, int command, int argc, char **argv,
+                          const char **arguments) {
+    int only_arguments = 0;
+    options->arguments = arguments;
+    for (int i = 0; i < argc; i++) {
+        if (!only_arguments && strcmp(argv[i], "--") == 0) {
+            only_arguments = 1;
+        } else if (!only_arguments && argv[i][0] == '-' && argv[i][1] != '\0') {
+            int status = parse_flag(options, name, command, argc, argv, &i);
+            if (status != 0 || options->help) return status;
+        } else {
+            arguments[options->argument_count++] = argv[i];
+        }
+    }
+    return 0;
+}
+
+void mka_cli_options_help(FILE *out, int command) {
+    for (int i = 0; i < FLAG_TOTAL; i++) {
+        const flag *f = &flags[i];
+        if ((f->commands & command) == 0) continue;
+        char left[64];
+        snprintf(left, sizeof left, "%s%s%s%s%s", f->name, f->alias != NULL ? ", " : "", f->alias != NULL ? f->alias : "",
+                 f->value != NULL ? " " : "", f->value != NULL ? f->value : "");
+        fprintf(out, "  %-30s %s\n", left, f->help);
+        if (f->kind != FLAG_TEMPLATE) continue;
+        fprintf(out, "  %-30s one of:", "");
+        for (const char *const *t = mka_chat_templates(); *t != NULL; t++) fprintf(out, " %s", *t);
+        fputc('\n', out);
+    }
+}

@@ -1,0 +1,55 @@
+/* options - what the user typed: one table of flags for all commands, parsed strictly.
+ *
+ * A flag is described once (name, value, range, help, which commands take it); parsing, the help pages and the suggestion for
+ * a mistyped flag all read that table, so they cannot disagree.
+ */
+#ifndef MKA_CLI_OPTIONS_H
+#define MKA_CLI_OPTIONS_H
+
+#include <mka/session.h>
+#include <stdio.h>
+
+/* Commands as bits, so that a flag can name the set that takes it. */
+enum { MKA_CLI_GENERATE = 1, MKA_CLI_CHAT = 2, MKA_CLI_INFO = 4, MKA_CLI_CHECK = 8, MKA_CLI_TOKENIZE = 16, MKA_CLI_EVAL = 32 };
+
+typedef enum mka_cli_color { MKA_CLI_COLOR_AUTO, MKA_CLI_COLOR_ALWAYS, MKA_CLI_COLOR_NEVER } mka_cli_color;
+
+/* Strings are borrowed from argv. */
+typedef struct mka_cli_options {
+    const char *model, *prompt, *file, *router, *cpu, *device, *chat_template, *system;
+    int tokens;  /* -n; -1: until the model ends or the context is full; MKA_CLI_UNSET: the command's default */
+    int context; /* -c; 0: the command's default */
+    int threads, chunk;
+    int max_tokens; /* eval: 0 = the whole text */
+    long long skip; /* eval: characters of the text to leave out at its start */
+    mka_sampler_options sampler;
+    int key_type, value_type; /* an mka_type, or MKA_CLI_UNSET */
+    int mla;                  /* an mka_mla_form, or MKA_CLI_UNSET */
+    int color;                /* an mka_cli_color */
+    int verbose, json, exact, chat, ignore_eos, no_parse_special, no_bos, help;
+    const char **arguments; /* what is not a flag; points into the caller's array */
+    int argument_count;
+} mka_cli_options;
+
+#define MKA_CLI_UNSET (-2)
+
+void mka_cli_options_defaults(mka_cli_options *options);
+
+/* Parses argv[0..argc-1] (the command's own arguments). name and command tell which flags are allowed; arguments is room for
+ * argc positional ones. Returns 0, or 2 after one line about what is wrong and a hint on stderr. */
+int mka_cli_options_parse(mka_cli_options *options, const char *name, int command, int argc, char **argv, const char **arguments);
+
+/* Writes the flags of a command, a line or more each, for its help page. */
+void mka_cli_options_help(FILE *out, int command);
+
+/* The candidate (of count) nearest to word, or NULL when none is near enough to be meant. */
+const char *mka_cli_nearest(const char *word, const char *const *candidates, int count);
+
+/* One line "mka: ..." on stderr, then a hint to the help of command (NULL: of mka itself). Returns 2. */
+int mka_cli_usage(const char *command, const char *format, ...) MKA_PRINTF(2, 3);
+
+/* Whole-string number parsing; 0 when text is not a plain decimal number in min..max. */
+int mka_cli_parse_int(const char *text, long long min, long long max, long long *value);
+int mka_cli_parse_real(const char *text, double min, double max, double *value);
+
+#endif
