@@ -19,6 +19,12 @@ typedef struct {
 /* Lowest first: the last one that this CPU can run is the default. */
 static const level list[] = {
     {"scalar", NULL, 0, mka_scalar_fill},
+#if defined(__x86_64__)
+    {"avx2", "scalar", MKA_CPU_AVX2, mka_avx2_fill},
+    {"avx512", "avx2", MKA_CPU_AVX2 | MKA_CPU_AVX512, mka_avx512_fill},
+#elif defined(__aarch64__)
+    {"neon", "scalar", MKA_CPU_NEON, mka_neon_fill},
+#endif
 };
 
 enum { LEVELS = sizeof list / sizeof list[0] };

@@ -83,6 +83,7 @@ static inline void score(mka_load_fn *load, int size, int r, int d, int n, const
 
 static inline void mix(mka_load_fn *load, int size, int r, int d, int n, const float *s, int lds, const void *values,
                        ptrdiff_t stride, const float *c, float *acc) {
+    if (n <= 0) return;
     for (int i = 0; i < r; i++)
         for (int e = 0; e < d; e++) acc[(ptrdiff_t)i * d + e] *= c[i];
     for (int t = 0; t < n; t++) {

@@ -1,0 +1,135 @@
+/* vec_neon - the templates' vectors on AArch64 Advanced SIMD: 4 floats, 32 registers. */
+#ifndef MKA_SIMD_ARM_VEC_NEON_H
+#define MKA_SIMD_ARM_VEC_NEON_H
+
+#include <arm_neon.h>
+
+#include "tmpl/vec.h"
+
+#define LEVEL(name) mka_neon_##name
+#define VW          4
+#define V_ROWS      4
+
+typedef float32x4_t vf;
+
+V_INLINE vf v_zero(void) {
+    return vdupq_n_f32(0);
+}
+V_INLINE vf v_set(float x) {
+    return vdupq_n_f32(x);
+}
+V_INLINE vf v_load(const float *p) {
+    return vld1q_f32(p);
+}
+V_INLINE void v_store(float *p, vf x) {
+    vst1q_f32(p, x);
+}
+V_INLINE vf v_load_n(const float *p, int n) {
+    float whole[VW] = {0};
+    for (int i = 0; i < n; i++) whole[i] = p[i];
+    return vld1q_f32(whole);
+}
+V_INLINE void v_store_n(float *p, vf x, int n) {
+    float whole[VW];
+    vst1q_f32(whole, x);
+    for (int i = 0; i < n; i++) p[i] = whole[i];
+}
+
+/* Four 16-bit elements at any address. */
+V_INLINE uint16x4_t v_load_u16(const void *p) {
+    uint64_t bits;
+    memcpy(&bits, p, sizeof bits);
+    return vcreate_u16(bits);
+}
+V_INLINE void v_store_u16(void *p, uint16x4_t x) {
+    uint64_t bits = vget_lane_u64(vreinterpret_u64_u16(x), 0);
+    memcpy(p, &bits, sizeof bits);
+}
+V_INLINE vf v_load_f16(const void *p) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(v_load_u16(p)));
+}
+V_INLINE vf v_load_bf16(const void *p) {
+    return vreinterpretq_f32_u32(vshll_n_u16(v_load_u16(p), 16));
+}
+V_INLINE void v_store_f16(void *p, vf x) {
+    v_store_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(x)));
+}
+V_INLINE void v_store_bf16(void *p, vf x) {
+    uint32x4_t u = vreinterpretq_u32_f32(x), odd = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));
+    uint32x4_t rounded = vaddq_u32(vaddq_u32(u, vdupq_n_u32(0x7fff)), odd), number = vceqq_f32(x, x);
+    v_store_u16(p, vshrn_n_u32(vbslq_u32(number, rounded, vorrq_u32(u, vdupq_n_u32(0x400000))), 16));
+}
+V_INLINE vf v_load_f16_n(const void *p, int n) {
+    uint16_t whole[VW] = {0};
+    tail_copy(whole, p, n);
+    return v_load_f16(whole);
+}
+V_INLINE vf v_load_bf16_n(const void *p, int n) {
+    uint16_t whole[VW] = {0};
+    tail_copy(whole, p, n);
+    return v_load_bf16(whole);
+}
+V_INLINE void v_store_f16_n(void *p, vf x, int n) {
+    uint16_t whole[VW];
+    v_store_f16(whole, x);
+    tail_copy_out(p, whole, n);
+}
+V_INLINE void v_store_bf16_n(void *p, vf x, int n) {
+    uint16_t whole[VW];
+    v_store_bf16(whole, x);
+    tail_copy_out(p, whole, n);
+}
+
+V_INLINE vf v_add(vf a, vf b) {
+    return vaddq_f32(a, b);
+}
+V_INLINE vf v_sub(vf a, vf b) {
+    return vsubq_f32(a, b);
+}
+V_INLINE vf v_mul(vf a, vf b) {
+    return vmulq_f32(a, b);
+}
+V_INLINE vf v_div(vf a, vf b) {
+    return vdivq_f32(a, b);
+}
+V_INLINE vf v_fma(vf a, vf b, vf c) {
+    return vfmaq_f32(c, a, b);
+}
+V_INLINE vf v_fnma(vf a, vf b, vf c) {
+    return vfmsq_f32(c, a, b);
+}
+V_INLINE vf v_max(vf a, vf b) {
+    return vmaxnmq_f32(a, b);
+}
+V_INLINE vf v_clamp(vf x, float low, float high) {
+    return vminq_f32(vmaxq_f32(x, vdupq_n_f32(low)), vdupq_n_f32(high));
+}
+V_INLINE vf v_round(vf x) {
+    return vrndnq_f32(x);
+}
+V_INLINE vf v_ldexp(vf p, vf n) {
+    int32x4_t e = vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23);
+    return vmulq_f32(p, vreinterpretq_f32_s32(e));
+}
+V_INLINE vf v_zero_below(vf x, float limit, vf y) {
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(y), vcltq_f32(x, vdupq_n_f32(limit))));
+}
+V_INLINE float v_sum(vf x) {
+    return vaddvq_f32(x);
+}
+V_INLINE float v_hmax(vf x) {
+    return vmaxnmvq_f32(x);
+}
+V_INLINE void v_sum4(vf a, vf b, vf c, vf d, float scale, float *out) {
+    vst1q_f32(out, vmulq_n_f32(vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)), scale));
+}
+V_INLINE vf v_double(const float *p) {
+    float32x2_t x = vld1_f32(p);
+    return vcombine_f32(vdup_lane_f32(x, 0), vdup_lane_f32(x, 1));
+}
+V_INLINE vf v_rotate_pairs(vf x, vf c, vf s) {
+    static const float sign[4] = {-1, 1, -1, 1};
+    return vfmaq_f32(vmulq_f32(x, c), vmulq_f32(vrev64q_f32(x), vld1q_f32(sign)), s);
+}
+
+#endif

@@ -1,0 +1,34 @@
+/* math - exp and what follows from it, on the vectors of vec.h. */
+#ifndef MKA_SIMD_TMPL_MATH_H
+#define MKA_SIMD_TMPL_MATH_H
+
+#include "tmpl/vec.h"
+
+/* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2; e^r = 1 + r + r^2 P(r), P of degree 4 fitted to 0.08 units of 2^-24.
+ * Within 2 ulp for x in -87.3..88; exactly 0 below -87.9, infinity above 88.8; NaN stays. n is kept where 2^n is a normal
+ * number: at both ends r grows to 0.7 instead, which costs some units of accuracy there. */
+V_INLINE vf v_exp(vf x) {
+    vf t = v_clamp(x, -88.0f, 89.0f);
+    vf n = v_clamp(v_round(v_mul(t, v_set(1.44269504f))), -126.0f, 127.0f);
+    vf r = v_fnma(n, v_set(0.693359375f), t);
+    r = v_fnma(n, v_set(-2.12194440e-4f), r);
+    vf p = v_fma(v_set(0.0013813144760206342f), r, v_set(0.008369418792426586f));
+    p = v_fma(p, r, v_set(0.04166845604777336f));
+    p = v_fma(p, r, v_set(0.16666515171527863f));
+    p = v_fma(p, r, v_set(0.4999999403953552f));
+    p = v_add(v_fma(v_mul(r, r), p, r), v_set(1.0f));
+    return v_zero_below(x, -87.9f, v_ldexp(p, n));
+}
+
+/* x / (1 + exp(-x)) */
+V_INLINE vf v_silu(vf x) {
+    return v_div(x, v_add(v_set(1.0f), v_exp(v_sub(v_zero(), x))));
+}
+
+/* 0.5 x (1 + tanh u) = x / (1 + exp(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3) */
+V_INLINE vf v_gelu_tanh(vf x) {
+    vf inner = v_fma(v_mul(x, x), v_set(0.044715f), v_set(1.0f));
+    return v_div(x, v_add(v_set(1.0f), v_exp(v_mul(v_mul(x, v_set(-1.5957691216f)), inner))));
+}
+
+#endif

@@ -1,0 +1,42 @@
+/* vec - what the templates in this folder expect of an instruction set.
+ *
+ * Before it includes a template, a file of x86/ or arm/ includes one header that defines, all of them static:
+ *
+ *   LEVEL(name)                     mka_<level>_name, for the functions that leave the file
+ *   VW, V_ROWS                      floats in a vector; query rows that a tile of attention holds in registers
+ *   vf                              a vector of floats
+ *   v_zero v_set v_load v_store     pointers need no alignment
+ *   v_load_n v_store_n (n)          the first n elements, 0 < n < VW; a load fills with zeros and touches nothing else
+ *   v_load_f16, _bf16 and _n        from 16-bit floats        v_store_f16, _bf16 and _n    to them, to nearest even
+ *   v_add v_sub v_mul v_div         v_fma(a, b, c) = a b + c  v_fnma(a, b, c) = c - a b
+ *   v_max                           ignores a NaN in its first operand
+ *   v_clamp(x, low, high)           keeps a NaN
+ *   v_round                         to nearest even           v_ldexp(p, n) = p 2^n, n integral in -126..127
+ *   v_zero_below(x, limit, y)       y where x >= limit or NaN, else 0
+ *   v_sum v_hmax                    over the lanes            v_sum4(a, b, c, d, k, out)   k times four sums
+ *   v_rotate_pairs(x, c, s)         (a, b) pairs in one vector, c and s doubled: (a c - b s, b c + a s)
+ *   v_double(p)                     VW / 2 floats at p, each twice
+ *
+ * Everything is static because a merged inline function compiled for one set could be linked into code that runs without it. */
+#ifndef MKA_SIMD_TMPL_VEC_H
+#define MKA_SIMD_TMPL_VEC_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels.h"
+#include "scalar/half.h"
+
+#define V_INLINE static inline __attribute__((always_inline, unused))
+
+/* Tails of 16-bit rows: a copy of n elements into a whole vector's worth. */
+V_INLINE void tail_copy(uint16_t *to, const void *from, int n) {
+    for (int i = 0; i < n; i++) memcpy(&to[i], (const char *)from + 2 * i, 2);
+}
+
+V_INLINE void tail_copy_out(void *to, const uint16_t *from, int n) {
+    for (int i = 0; i < n; i++) memcpy((char *)to + 2 * i, &from[i], 2);
+}
+
+#endif

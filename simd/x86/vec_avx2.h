@@ -1,0 +1,134 @@
+/* vec_avx2 - the templates' vectors on AVX2, FMA and F16C: 8 floats, 16 registers. */
+#ifndef MKA_SIMD_X86_VEC_AVX2_H
+#define MKA_SIMD_X86_VEC_AVX2_H
+
+#include <immintrin.h>
+
+#include "tmpl/vec.h"
+
+#define LEVEL(name) mka_avx2_##name
+#define VW          8
+#define V_ROWS      2
+
+typedef __m256 vf;
+
+V_INLINE vf v_zero(void) {
+    return _mm256_setzero_ps();
+}
+V_INLINE vf v_set(float x) {
+    return _mm256_set1_ps(x);
+}
+V_INLINE vf v_load(const float *p) {
+    return _mm256_loadu_ps(p);
+}
+V_INLINE void v_store(float *p, vf x) {
+    _mm256_storeu_ps(p, x);
+}
+
+V_INLINE __m256i v_mask(int n) {
+    static const int32_t window[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+    return _mm256_loadu_si256((const void *)(window + 8 - n));
+}
+V_INLINE vf v_load_n(const float *p, int n) {
+    return _mm256_maskload_ps(p, v_mask(n));
+}
+V_INLINE void v_store_n(float *p, vf x, int n) {
+    _mm256_maskstore_ps(p, v_mask(n), x);
+}
+
+V_INLINE vf v_load_f16(const void *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(p));
+}
+V_INLINE vf v_load_bf16(const void *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));
+}
+V_INLINE void v_store_f16(void *p, vf x) {
+    _mm_storeu_si128(p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+V_INLINE void v_store_bf16(void *p, vf x) {
+    __m256i u = _mm256_castps_si256(x), odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
+    __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000)), nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    __m256i h = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+    h = _mm256_permute4x64_epi64(_mm256_packus_epi32(h, h), 0x08);
+    _mm_storeu_si128(p, _mm256_castsi256_si128(h));
+}
+V_INLINE vf v_load_f16_n(const void *p, int n) {
+    uint16_t whole[VW] = {0};
+    tail_copy(whole, p, n);
+    return v_load_f16(whole);
+}
+V_INLINE vf v_load_bf16_n(const void *p, int n) {
+    uint16_t whole[VW] = {0};
+    tail_copy(whole, p, n);
+    return v_load_bf16(whole);
+}
+V_INLINE void v_store_f16_n(void *p, vf x, int n) {
+    uint16_t whole[VW];
+    v_store_f16(whole, x);
+    tail_copy_out(p, whole, n);
+}
+V_INLINE void v_store_bf16_n(void *p, vf x, int n) {
+    uint16_t whole[VW];
+    v_store_bf16(whole, x);
+    tail_copy_out(p, whole, n);
+}
+
+V_INLINE vf v_add(vf a, vf b) {
+    return _mm256_add_ps(a, b);
+}
+V_INLINE vf v_sub(vf a, vf b) {
+    return _mm256_sub_ps(a, b);
+}
+V_INLINE vf v_mul(vf a, vf b) {
+    return _mm256_mul_ps(a, b);
+}
+V_INLINE vf v_div(vf a, vf b) {
+    return _mm256_div_ps(a, b);
+}
+V_INLINE vf v_fma(vf a, vf b, vf c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+V_INLINE vf v_fnma(vf a, vf b, vf c) {
+    return _mm256_fnmadd_ps(a, b, c);
+}
+V_INLINE vf v_max(vf a, vf b) {
+    return _mm256_max_ps(a, b);
+}
+/* The instruction returns its second operand when one is a NaN. */
+V_INLINE vf v_clamp(vf x, float low, float high) {
+    return _mm256_min_ps(_mm256_set1_ps(high), _mm256_max_ps(_mm256_set1_ps(low), x));
+}
+V_INLINE vf v_round(vf x) {
+    return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+V_INLINE vf v_ldexp(vf p, vf n) {
+    __m256i e = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    return _mm256_mul_ps(p, _mm256_castsi256_ps(e));
+}
+V_INLINE vf v_zero_below(vf x, float limit, vf y) {
+    return _mm256_andnot_ps(_mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_LT_OQ), y);
+}
+V_INLINE float v_sum(vf x) {
+    __m128 a = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+    return _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)));
+}
+V_INLINE float v_hmax(vf x) {
+    __m128 a = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    a = _mm_max_ps(a, _mm_movehl_ps(a, a));
+    return _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)));
+}
+V_INLINE void v_sum4(vf a, vf b, vf c, vf d, float scale, float *out) {
+    __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    __m128 t = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+    _mm_storeu_ps(out, _mm_mul_ps(_mm_set1_ps(scale), t));
+}
+V_INLINE vf v_double(const float *p) {
+    return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+}
+V_INLINE vf v_rotate_pairs(vf x, vf c, vf s) {
+    return _mm256_fmaddsub_ps(x, c, _mm256_mul_ps(_mm256_permute_ps(x, 0xb1), s));
+}
+
+#endif
