@@ -106,7 +106,7 @@ mka_status mka_router_load(mka_model *m, const char *path, mka_error *error) {
                         mka_variant_name(&m->blocks[0].attention.config));
     mka_status status = mka_file_open(path, &m->router, error);
     if (status) return status;
-    settings set;
+    settings set = {.levels = 0};
     status = read_settings(m->router, path, &set, error);
     int routed = 0;
     for (int i = 0; i < m->sizes.layers && !status; i++) {

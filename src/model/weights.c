@@ -117,18 +117,18 @@ static void bind_grouped(binder *b, mka_layer *layer) {
     const mka_sizes *s = &b->model->sizes;
     mka_layer_weights *w = &layer->weights;
     int64_t q = s->heads * s->head_dim, k = s->kv_heads * s->head_dim, v = s->kv_heads * s->value_dim;
-    w->q = matrix(b, NAME("blk.%d.attn_q.weight", "model.layers.%d.self_attn.q_proj.weight", "layers.%d.attn.q_proj.weight"), q,
+    w->q = matrix(b, NAME("blk.%d.attn_q.weight", "model.layers.%d.self_attn.q_proj.weight", "p.layers.%d.attn.q_proj.weight"), q,
                   s->width, 0);
-    w->k = matrix(b, NAME("blk.%d.attn_k.weight", "model.layers.%d.self_attn.k_proj.weight", "layers.%d.attn.k_proj.weight"), k,
+    w->k = matrix(b, NAME("blk.%d.attn_k.weight", "model.layers.%d.self_attn.k_proj.weight", "p.layers.%d.attn.k_proj.weight"), k,
                   s->width, 0);
-    w->v = matrix(b, NAME("blk.%d.attn_v.weight", "model.layers.%d.self_attn.v_proj.weight", "layers.%d.attn.v_proj.weight"), v,
+    w->v = matrix(b, NAME("blk.%d.attn_v.weight", "model.layers.%d.self_attn.v_proj.weight", "p.layers.%d.attn.v_proj.weight"), v,
                   s->width, 0);
     int optional = !s->arch->qkv_bias;
-    w->q_bias = vector(b, NAME("blk.%d.attn_q.bias", "model.layers.%d.self_attn.q_proj.bias", "layers.%d.attn.q_proj.bias"), q,
+    w->q_bias = vector(b, NAME("blk.%d.attn_q.bias", "model.layers.%d.self_attn.q_proj.bias", "p.layers.%d.attn.q_proj.bias"), q,
                        optional, 0);
-    w->k_bias = vector(b, NAME("blk.%d.attn_k.bias", "model.layers.%d.self_attn.k_proj.bias", "layers.%d.attn.k_proj.bias"), k,
+    w->k_bias = vector(b, NAME("blk.%d.attn_k.bias", "model.layers.%d.self_attn.k_proj.bias", "p.layers.%d.attn.k_proj.bias"), k,
                        optional, 0);
-    w->v_bias = vector(b, NAME("blk.%d.attn_v.bias", "model.layers.%d.self_attn.v_proj.bias", "layers.%d.attn.v_proj.bias"), v,
+    w->v_bias = vector(b, NAME("blk.%d.attn_v.bias", "model.layers.%d.self_attn.v_proj.bias", "p.layers.%d.attn.v_proj.bias"), v,
                        optional, 0);
     if (!s->arch->qk_norm) return;
     w->q_norm = vector(b, NAME("blk.%d.attn_q_norm.weight", "model.layers.%d.self_attn.q_norm.weight", NULL), s->head_dim, 0,
@@ -140,10 +140,10 @@ static void bind_grouped(binder *b, mka_layer *layer) {
 static void bind_router(binder *b, mka_layer *layer) {
     const mka_layer_config *c = &layer->config;
     mka_layer_weights *w = &layer->weights;
-    w->router_in = matrix(b, NAME(NULL, NULL, "layers.%d.attn.router.0.weight"), c->router_hidden, c->heads * c->head_dim, 0);
-    w->router_in_bias = vector(b, NAME(NULL, NULL, "layers.%d.attn.router.0.bias"), c->router_hidden, 0, 0);
-    w->router_out = matrix(b, NAME(NULL, NULL, "layers.%d.attn.router.2.weight"), c->levels, c->router_hidden, 0);
-    w->router_out_bias = vector(b, NAME(NULL, NULL, "layers.%d.attn.router.2.bias"), c->levels, 0, 0);
+    w->router_in = matrix(b, NAME(NULL, NULL, "p.layers.%d.attn.router.0.weight"), c->router_hidden, c->heads * c->head_dim, 0);
+    w->router_in_bias = vector(b, NAME(NULL, NULL, "p.layers.%d.attn.router.0.bias"), c->router_hidden, 0, 0);
+    w->router_out = matrix(b, NAME(NULL, NULL, "p.layers.%d.attn.router.2.weight"), c->levels, c->router_hidden, 0);
+    w->router_out_bias = vector(b, NAME(NULL, NULL, "p.layers.%d.attn.router.2.bias"), c->levels, 0, 0);
 }
 
 /* ---- latent attention ---- */
@@ -191,7 +191,7 @@ static void bind_heads(binder *b, mka_layer *layer) {
         v = matrix(b, NAME("blk.%d.attn_v_b.weight", NULL, NULL), c->value_dim, c->latent_dim, c->heads);
     } else {
         both = matrix(
-            b, NAME("blk.%d.attn_kv_b.weight", "model.layers.%d.self_attn.kv_b_proj.weight", "layers.%d.attn.kv_up.weight"),
+            b, NAME("blk.%d.attn_kv_b.weight", "model.layers.%d.self_attn.kv_b_proj.weight", "p.layers.%d.attn.kv_up.weight"),
             (int64_t)c->heads * each, c->latent_dim, 0);
     }
     for (int h = 0; h < c->heads && !b->status; h++) {
@@ -219,16 +219,16 @@ static void bind_latent(binder *b, mka_layer *layer) {
         w->q =
             matrix(b, NAME("blk.%d.attn_q_b.weight", "model.layers.%d.self_attn.q_b_proj.weight", NULL), q, c->q_latent_dim, 0);
     } else {
-        w->q = matrix(b, NAME("blk.%d.attn_q.weight", "model.layers.%d.self_attn.q_proj.weight", "layers.%d.attn.q_proj.weight"),
+        w->q = matrix(b, NAME("blk.%d.attn_q.weight", "model.layers.%d.self_attn.q_proj.weight", "p.layers.%d.attn.q_proj.weight"),
                       q, c->width, 0);
     }
     w->kv_down = matrix(b,
                         NAME("blk.%d.attn_kv_a_mqa.weight", "model.layers.%d.self_attn.kv_a_proj_with_mqa.weight",
-                             "layers.%d.attn.kv_down.weight"),
+                             "p.layers.%d.attn.kv_down.weight"),
                         c->latent_dim + c->rope_dim, c->width, 0);
     w->kv_norm = vector(
         b,
-        NAME("blk.%d.attn_kv_a_norm.weight", "model.layers.%d.self_attn.kv_a_layernorm.weight", "layers.%d.attn.kv_norm.weight"),
+        NAME("blk.%d.attn_kv_a_norm.weight", "model.layers.%d.self_attn.kv_a_layernorm.weight", "p.layers.%d.attn.kv_norm.weight"),
         c->latent_dim, 0, 0);
     bind_heads(b, layer);
 }
@@ -239,11 +239,11 @@ static void bind_norms(binder *b, mka_block *block) {
     const mka_sizes *s = &b->model->sizes;
     int64_t width = s->width;
     block->attention_norm =
-        vector(b, NAME("blk.%d.attn_norm.weight", "model.layers.%d.input_layernorm.weight", "layers.%d.attn_norm.weight"), width,
+        vector(b, NAME("blk.%d.attn_norm.weight", "model.layers.%d.input_layernorm.weight", "p.layers.%d.attn_norm.weight"), width,
                0, s->norm_offset);
     if (!s->arch->post_norms) {
         block->ffn_norm = vector(
-            b, NAME("blk.%d.ffn_norm.weight", "model.layers.%d.post_attention_layernorm.weight", "layers.%d.ffn_norm.weight"),
+            b, NAME("blk.%d.ffn_norm.weight", "model.layers.%d.post_attention_layernorm.weight", "p.layers.%d.ffn_norm.weight"),
             width, 0, s->norm_offset);
         return;
     }
@@ -268,22 +268,22 @@ static void bind_block(binder *b, mka_block *block) {
         bind_grouped(b, layer);
     if (s->variant == MKA_MKA || s->variant == MKA_FASTMKA) bind_router(b, layer);
     layer->weights.o =
-        matrix(b, NAME("blk.%d.attn_output.weight", "model.layers.%d.self_attn.o_proj.weight", "layers.%d.attn.o_proj.weight"),
+        matrix(b, NAME("blk.%d.attn_output.weight", "model.layers.%d.self_attn.o_proj.weight", "p.layers.%d.attn.o_proj.weight"),
                s->width, s->heads * s->value_dim, 0);
     layer->weights.o_bias =
         vector(b, NAME("blk.%d.attn_output.bias", "model.layers.%d.self_attn.o_proj.bias", NULL), s->width, 1, 0);
-    block->gate = matrix(b, NAME("blk.%d.ffn_gate.weight", "model.layers.%d.mlp.gate_proj.weight", "layers.%d.gate_proj.weight"),
+    block->gate = matrix(b, NAME("blk.%d.ffn_gate.weight", "model.layers.%d.mlp.gate_proj.weight", "p.layers.%d.gate_proj.weight"),
                          s->ffn, s->width, 0);
-    block->up = matrix(b, NAME("blk.%d.ffn_up.weight", "model.layers.%d.mlp.up_proj.weight", "layers.%d.up_proj.weight"), s->ffn,
+    block->up = matrix(b, NAME("blk.%d.ffn_up.weight", "model.layers.%d.mlp.up_proj.weight", "p.layers.%d.up_proj.weight"), s->ffn,
                        s->width, 0);
-    block->down = matrix(b, NAME("blk.%d.ffn_down.weight", "model.layers.%d.mlp.down_proj.weight", "layers.%d.down_proj.weight"),
+    block->down = matrix(b, NAME("blk.%d.ffn_down.weight", "model.layers.%d.mlp.down_proj.weight", "p.layers.%d.down_proj.weight"),
                          s->width, s->ffn, 0);
 }
 
 /* The vocabulary is as large as the embedding says, unless the source named a size. */
 static void find_vocabulary(binder *b) {
     char text[256];
-    const mka_tensor *t = find(b, NAME("token_embd.weight", "model.embed_tokens.weight", "embed.weight"), text, sizeof text);
+    const mka_tensor *t = find(b, NAME("token_embd.weight", "model.embed_tokens.weight", "p.embed.weight"), text, sizeof text);
     if (!t || t->rank != 2 || t->shape[0] < 1 || t->shape[0] > 1 << 24)
         b->status = t ? mka_fail(b->error, MKA_BAD_FILE, "%s: tensor %s is no matrix of 1 to %d rows", b->path, text, 1 << 24)
                       : missing(b, text);
@@ -296,8 +296,8 @@ static void bind_ends(binder *b) {
     const mka_sizes *s = &m->sizes;
     char text[256];
     const tensor_name output = NAME("output.weight", "lm_head.weight", NULL);
-    m->embedding = matrix(b, NAME("token_embd.weight", "model.embed_tokens.weight", "embed.weight"), s->vocabulary, s->width, 0);
-    m->output_norm = vector(b, NAME("output_norm.weight", "model.norm.weight", "norm.weight"), s->width, 0, s->norm_offset);
+    m->embedding = matrix(b, NAME("token_embd.weight", "model.embed_tokens.weight", "p.embed.weight"), s->vocabulary, s->width, 0);
+    m->output_norm = vector(b, NAME("output_norm.weight", "model.norm.weight", "p.norm.weight"), s->width, 0, s->norm_offset);
     m->output = m->embedding;
     if (!s->tied && find(b, output, text, sizeof text)) m->output = matrix(b, output, s->vocabulary, s->width, 0);
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "ops.h"
 
 #define MKA_MAX_THREADS 1024
 
@@ -81,6 +82,7 @@ mka_status mka_engine_create(const mka_engine_options *options, mka_engine **out
     engine->log = options->log;
     engine->log_user = options->log_user;
     int *cpus = NULL;
+    mka_multiply_start(engine);
     status = choose_kernels(options, &engine->kernels, error);
     if (status) goto fail;
     status = mka_topology_create(NULL, &engine->topology, error);
@@ -102,6 +104,7 @@ void mka_engine_destroy(mka_engine *engine) {
     if (!engine) return;
     mka_pool_destroy(engine->pool);
     mka_topology_destroy(engine->topology);
+    pthread_mutex_destroy(&engine->blas_turn);
     free(engine);
 }
 

@@ -3,6 +3,7 @@
 #define MKA_OPS_ENGINE_H
 
 #include <mka/mka.h>
+#include <pthread.h>
 
 #include "base/thread.h"
 #include "base/topology.h"
@@ -14,6 +15,8 @@ struct mka_engine {
     const mka_kernels *kernels;
     mka_log_fn *log;
     void *log_user;
+    int blas_alone; /* 1: this OpenBLAS was built without threads or locks, so calls to it take turns */
+    pthread_mutex_t blas_turn;
 };
 
 void mka_log(const mka_engine *engine, mka_log_level level, const char *format, ...) MKA_PRINTF(3, 4);

@@ -76,6 +76,14 @@ static void tile_f32(const call *c, const mka_product *p, int row, int rows, flo
     }
 }
 
+void mka_multiply_start(mka_engine *engine) {
+    openblas_set_num_threads(1);
+    engine->blas_alone = openblas_get_parallel() == OPENBLAS_SEQUENTIAL;
+    pthread_mutex_init(&engine->blas_turn, NULL);
+    if (engine->blas_alone)
+        mka_log(engine, MKA_LOG_WARN, "this OpenBLAS cannot be called from several threads; prompts will run on one");
+}
+
 static void tile_blas(const call *c, const mka_product *p, int row, int rows, float *scratch) {
     int cols = p->w->cols;
     const unsigned char *w = (const unsigned char *)p->w->data + (size_t)row * p->w->row_bytes;
@@ -85,8 +93,11 @@ static void tile_blas(const call *c, const mka_product *p, int row, int rows, fl
     else
         for (int j = 0; j < rows; j++)
             c->ops->kernels->load[p->w->type](cols, w + (size_t)j * p->w->row_bytes, scratch + (size_t)j * cols);
+    mka_engine *engine = c->ops->engine;
+    if (engine->blas_alone) pthread_mutex_lock(&engine->blas_turn);
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, c->n, rows, cols, 1.0F, p->x, p->ldx, tile, cols, 0.0F, p->y + row,
                 p->ldy);
+    if (engine->blas_alone) pthread_mutex_unlock(&engine->blas_turn);
 }
 
 static void add_bias(const call *c, const mka_product *p, int row, int rows) {

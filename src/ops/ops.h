@@ -90,6 +90,7 @@ void mka_ops_layout(mka_ops *ops, const struct mka_ops_limits *limits, mka_arena
 void mka_ops_cpu(mka_ops *ops, mka_engine *engine);
 
 /* Parts of the CPU table that have files of their own. */
+void mka_multiply_start(mka_engine *engine); /* tells OpenBLAS that the threads are ours */
 void mka_cpu_multiply(mka_ops *ops, int n, int count, const mka_product *products);
 void mka_cpu_attend(mka_ops *ops, const mka_attend_job *job);
 void mka_cpu_attend_finish(mka_ops *ops, const mka_attend_job *job);
