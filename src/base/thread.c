@@ -31,6 +31,7 @@
 
 #define MAX_THREADS 1024
 #define SPIN_NS     40000 /* longer than the serial pieces between two tasks of a pass, shorter than a scheduler's slice */
+#define YIELD_NS    4000
 #define LINE        64
 
 /* A word that threads wait on, alone on its cache line. */
@@ -81,15 +82,17 @@ static void gate_wake(struct gate *gate) {
     if (atomic_load(&gate->sleepers) > 0) syscall(SYS_futex, &gate->value, FUTEX_WAKE_PRIVATE, MAX_THREADS, NULL, NULL, 0);
 }
 
-/* Spins until the gate's value is (equal = 1) or is not (equal = 0) value; 0 when time is up first. */
+/* Spins until the gate's value is (equal = 1) or is not (equal = 0) value; 0 when time is up first. After the first
+ * microseconds it offers the CPU at every look: on a busy machine the thread that is waited for may be queued behind this one. */
 static int gate_spin(struct gate *gate, unsigned value, int equal, int spin_ns) {
-    int64_t end = 0;
+    int64_t begin = 0, now = 0;
     for (unsigned turn = 0;; turn++) {
         if ((atomic_load_explicit(&gate->value, memory_order_acquire) == value) == equal) return 1;
-        if (turn % 32 == 31) { /* reading the clock costs about as much as 32 short pauses */
-            int64_t now = now_ns();
-            if (end == 0) end = now + spin_ns;
-            if (now >= end) return 0;
+        if (now - begin > YIELD_NS) sched_yield();
+        if (turn % 32 == 31 || now - begin > YIELD_NS) { /* reading the clock costs about as much as 32 short pauses */
+            now = now_ns();
+            if (begin == 0) begin = now;
+            if (now - begin >= spin_ns) return 0;
         }
         relax();
     }

@@ -1,0 +1,220 @@
+/* test_thread - every thread runs every task once, barriers order phases, callers take turns, idle threads sleep. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/thread.h"
+#include "base/topology.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static mka_pool *make(int threads) {
+    mka_pool *pool = NULL;
+    mka_error error;
+    mka_status status = mka_pool_create(threads, NULL, &pool, &error);
+    if (status != MKA_OK) print_error("%s\n", error.message);
+    assert_int_equal(status, MKA_OK);
+    assert_int_equal(mka_pool_threads(pool), threads);
+    return pool;
+}
+
+struct tally {
+    int runs[64]; /* plain ints: a race would show under ThreadSanitizer */
+    int threads;
+};
+
+static void count(void *argument, int thread, int threads) {
+    struct tally *tally = argument;
+    tally->runs[thread]++;
+    if (threads != tally->threads) tally->runs[thread] = -1000000;
+}
+
+static void runs_every_thread_once(void **state) {
+    (void)state;
+    static const int sizes[] = {1, 2, 3, 7, 16};
+    for (size_t s = 0; s < 5; s++) {
+        mka_pool *pool = make(sizes[s]);
+        struct tally tally = {.threads = sizes[s]};
+        for (int i = 0; i < 500; i++) mka_pool_run(pool, count, &tally);
+        for (int t = 0; t < sizes[s]; t++) assert_int_equal(tally.runs[t], 500);
+        assert_int_equal(tally.runs[sizes[s]], 0);
+        mka_pool_destroy(pool);
+    }
+    mka_pool_destroy(NULL);
+}
+
+struct phases {
+    mka_pool *pool;
+    int round;
+    int cells[16];
+    atomic_int wrong;
+};
+
+/* In every phase each thread writes its cell, and reads all cells after the barrier. */
+static void step(void *argument, int thread, int threads) {
+    struct phases *p = argument;
+    for (int phase = 1; phase <= 20; phase++) {
+        p->cells[thread] = phase;
+        mka_pool_barrier(p->pool);
+        for (int t = 0; t < threads; t++) {
+            if (p->cells[t] != phase) atomic_fetch_add(&p->wrong, 1);
+        }
+        mka_pool_barrier(p->pool);
+    }
+}
+
+static void barriers_order_phases(void **state) {
+    (void)state;
+    static const int sizes[] = {1, 2, 5, 16};
+    for (size_t s = 0; s < 4; s++) {
+        struct phases phases = {.pool = make(sizes[s])};
+        for (phases.round = 0; phases.round < 20; phases.round++) mka_pool_run(phases.pool, step, &phases);
+        assert_int_equal(atomic_load(&phases.wrong), 0);
+        mka_pool_destroy(phases.pool);
+    }
+}
+
+struct caller {
+    mka_pool *pool;
+    struct tally *shared;
+};
+
+static void *call(void *argument) {
+    struct caller *caller = argument;
+    for (int i = 0; i < 300; i++) mka_pool_run(caller->pool, count, caller->shared);
+    return NULL;
+}
+
+static void callers_take_turns(void **state) {
+    (void)state;
+    struct tally tally = {.threads = 2};
+    struct caller caller = {make(2), &tally};
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++) assert_int_equal(pthread_create(&threads[i], NULL, call, &caller), 0);
+    for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+    assert_int_equal(tally.runs[0], 1200);
+    assert_int_equal(tally.runs[1], 1200);
+    mka_pool_destroy(caller.pool);
+}
+
+static double seconds(clockid_t clock) {
+    struct timespec time;
+    clock_gettime(clock, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+static void idle_threads_sleep(void **state) {
+    (void)state;
+    struct tally tally = {.threads = 4};
+    mka_pool *pool = make(4);
+    mka_pool_run(pool, count, &tally);
+    double used = seconds(CLOCK_PROCESS_CPUTIME_ID);
+    nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
+    used = seconds(CLOCK_PROCESS_CPUTIME_ID) - used;
+    assert_true(used < 0.1); /* spinning would use up to 0.9 s */
+    mka_pool_run(pool, count, &tally);
+    assert_int_equal(tally.runs[3], 2);
+    mka_pool_destroy(pool);
+}
+
+/* Far more threads than any test machine has cores: waiting must give them up, not burn time slices. */
+static void survives_oversubscription(void **state) {
+    (void)state;
+    struct phases phases = {.pool = make(16)};
+    double begin = seconds(CLOCK_MONOTONIC);
+    for (int i = 0; i < 10; i++) mka_pool_run(phases.pool, step, &phases);
+    double taken = seconds(CLOCK_MONOTONIC) - begin;
+    assert_int_equal(atomic_load(&phases.wrong), 0);
+    assert_true(taken < 20); /* 400 barriers; a spin until preempted would cost milliseconds a thread each */
+    mka_pool_destroy(phases.pool);
+}
+
+struct places {
+    int cpu[2];
+};
+
+static void look(void *argument, int thread, int threads) {
+    struct places *places = argument;
+    (void)threads;
+    places->cpu[thread] = sched_getcpu();
+}
+
+static void binds_workers(void **state) {
+    (void)state;
+    cpu_set_t allowed, after;
+    mka_pool *pool;
+    mka_error error;
+    assert_int_equal(sched_getaffinity(0, sizeof allowed, &allowed), 0);
+    int cpu = CPU_SETSIZE - 1;
+    while (cpu > 0 && !CPU_ISSET(cpu, &allowed)) cpu--;
+    const int cpus[2] = {0, cpu}, bad[2] = {0, -1}, none[2] = {0, 100000};
+    struct places places = {{-1, -1}};
+    assert_int_equal(mka_pool_create(2, cpus, &pool, &error), MKA_OK);
+    for (int i = 0; i < 20; i++) {
+        mka_pool_run(pool, look, &places);
+        assert_int_equal(places.cpu[1], cpu);
+    }
+    assert_int_equal(sched_getaffinity(0, sizeof after, &after), 0);
+    assert_true(CPU_EQUAL(&allowed, &after)); /* the caller stays as it was */
+    mka_pool_destroy(pool);
+    assert_int_equal(mka_pool_create(2, bad, &pool, &error), MKA_BAD_ARGUMENT);
+    assert_null(pool);
+    assert_int_equal(mka_pool_create(2, none, &pool, &error), MKA_BAD_ARGUMENT);
+    assert_null(pool);
+    assert_non_null(strstr(error.message, "CPU 100000"));
+}
+
+static void refuses_bad_counts(void **state) {
+    (void)state;
+    static const int counts[] = {0, -1, 1025, INT32_MAX};
+    mka_error error;
+    for (size_t i = 0; i < 4; i++) {
+        mka_pool *pool = (mka_pool *)&error;
+        assert_int_equal(mka_pool_create(counts[i], NULL, &pool, &error), MKA_BAD_ARGUMENT);
+        assert_null(pool);
+    }
+}
+
+static void shares_cover_everything(void **state) {
+    (void)state;
+    static const size_t totals[] = {0, 1, 5, 31, 32, 33, 1000, 4096, SIZE_MAX - 1, SIZE_MAX},
+                        grains[] = {1, 4, 32, 4096, SIZE_MAX};
+    for (size_t i = 0; i < 10; i++) {
+        for (size_t g = 0; g < 5; g++) {
+            for (int threads = 1; threads <= 17; threads += 4) {
+                size_t at = 0, least = SIZE_MAX, most = 0;
+                for (int t = 0; t < threads; t++) {
+                    size_t begin, end;
+                    mka_share(totals[i], grains[g], t, threads, &begin, &end);
+                    assert_true(begin == at && end >= begin && end <= totals[i]);
+                    assert_true(end == totals[i] || end % grains[g] == 0);
+                    if (end < totals[i]) {
+                        least = end - begin < least ? end - begin : least;
+                        most = end - begin > most ? end - begin : most;
+                    }
+                    at = end;
+                }
+                assert_true(at == totals[i]);
+                assert_true(most == 0 || most - least <= grains[g]);
+            }
+        }
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(runs_every_thread_once),    cmocka_unit_test(barriers_order_phases),
+        cmocka_unit_test(callers_take_turns),        cmocka_unit_test(idle_threads_sleep),
+        cmocka_unit_test(survives_oversubscription), cmocka_unit_test(binds_workers),
+        cmocka_unit_test(refuses_bad_counts),        cmocka_unit_test(shares_cover_everything),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
