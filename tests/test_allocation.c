@@ -1,0 +1,121 @@
+/* test_allocation - decoding does not allocate: counts every call of the allocator while tokens are evaluated and sampled.
+ *
+ * The program's own malloc family stands before the C library's, for the shared libraries too. Not under sanitizers, which
+ * bring their own.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <mka/session.h>
+
+#include "reference_model.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define COUNTED 0
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#define COUNTED 0
+#endif
+#endif
+#ifndef COUNTED
+#ifdef __GLIBC__
+#define COUNTED 1
+#else
+#define COUNTED 0
+#endif
+#endif
+
+static atomic_long allocations;
+
+#if COUNTED
+extern void *__libc_malloc(size_t size);
+extern void *__libc_calloc(size_t count, size_t size);
+extern void *__libc_realloc(void *old, size_t size);
+extern void *__libc_memalign(size_t alignment, size_t size);
+
+void *malloc(size_t size) {
+    atomic_fetch_add(&allocations, 1);
+    return __libc_malloc(size);
+}
+
+void *calloc(size_t count, size_t size) {
+    atomic_fetch_add(&allocations, 1);
+    return __libc_calloc(count, size);
+}
+
+void *realloc(void *old, size_t size) {
+    atomic_fetch_add(&allocations, 1);
+    return __libc_realloc(old, size);
+}
+
+void *aligned_alloc(size_t alignment, size_t size) {
+    atomic_fetch_add(&allocations, 1);
+    return __libc_memalign(alignment, size);
+}
+
+int posix_memalign(void **out, size_t alignment, size_t size) {
+    atomic_fetch_add(&allocations, 1);
+    *out = __libc_memalign(alignment, size);
+    return *out ? 0 : 12;
+}
+#endif
+
+static void decoding_does_not_allocate(void **state) {
+    (void)state;
+    if (!COUNTED) skip();
+    void *probe = malloc(1); /* the counter works */
+    assert_true(atomic_load(&allocations) > 0);
+    free(probe);
+    for (int i = 0; i < reference_shape_count; i++) {
+        char path[256];
+        mka_engine *engine;
+        mka_model *model;
+        mka_session *session;
+        mka_sampler *sampler;
+        mka_error error;
+        mka_engine_options options;
+        mka_engine_defaults(&options);
+        options.threads = 2;
+        assert_int_equal(mka_engine_create(&options, &engine, &error), MKA_OK);
+        assert_true(reference_model_write(&reference_shapes[i], 5, path, sizeof path));
+        assert_int_equal(mka_model_load(engine, path, NULL, &model, &error), MKA_OK);
+        mka_session_options session_options;
+        mka_session_defaults(&session_options);
+        session_options.context = 256;
+        assert_int_equal(mka_session_create(model, &session_options, &session, &error), MKA_OK);
+        mka_sampler_options sampling;
+        mka_sampler_defaults(&sampling);
+        sampling.top_k = 0;
+        sampling.repeat_penalty = 1.1F;
+        assert_int_equal(mka_sampler_create(&sampling, reference_shapes[i].vocabulary, &sampler, &error), MKA_OK);
+        float logits[128];
+        int prompt[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, token = 1;
+        assert_int_equal(mka_session_eval(session, prompt, 12, logits, NULL, NULL, &error), MKA_OK);
+        long before = atomic_load(&allocations);
+        for (int n = 0; n < 100; n++) {
+            token = mka_sampler_next(sampler, logits);
+            mka_session_eval(session, &token, 1, logits, NULL, NULL, &error);
+        }
+        long after = atomic_load(&allocations);
+        if (after != before) fail_msg("%s: %ld allocations in 100 decoded tokens", reference_shapes[i].kind, after - before);
+        assert_int_equal(mka_session_length(session), 112);
+        mka_sampler_destroy(sampler);
+        mka_session_destroy(session);
+        mka_model_destroy(model);
+        mka_engine_destroy(engine);
+        unlink(path);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(decoding_does_not_allocate)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
