@@ -179,6 +179,13 @@ static double worst_logit(const mka_cli_expected *e, const expected_logits *want
     return worst;
 }
 
+/* The numbers beside the sentence of the case that was noted last. */
+static void note_errors(mka_cli_expected *e, double error, double peer) {
+    json_t *item = json_array_get(e->report->cases, json_array_size(e->report->cases) - 1);
+    json_object_set_new(item, "max_abs_err", mka_cli_json_real(error));
+    json_object_set_new(item, "peer_err", mka_cli_json_real(peer));
+}
+
 static int check_logits(mka_cli_expected *e, size_t index, const json_t *item) {
     expected_logits want;
     char name[64];
@@ -204,6 +211,7 @@ static int check_logits(mka_cli_expected *e, size_t index, const json_t *item) {
             mka_cli_case(e, isfinite(error), name, "max error %.4f of the %zu best; the peer's is %.4f", error, want.count,
                          want.peer);
         }
+        note_errors(e, error, want.peer);
     }
     free(want.ids);
     free(want.logits);

@@ -1,0 +1,584 @@
+/* test_cli - the program as a user or a script meets it: exit status, one clear line on stderr, JSON that parses, results that
+ * arrive or fail loudly. Argument: the program. MKA_SHARED names the folder with golden files; what needs them is skipped
+ * without.
+ *
+ * Every case starts a process of its own, with its standard streams in temporary files, so that nothing can block.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { ROOM = 1 << 20, MOST_WORDS = 32 };
+
+static struct {
+    const char *program, *golden;
+    char model[4096]; /* a tiny llama, or empty */
+    char out[ROOM], err[ROOM];
+    int status;
+} run;
+
+typedef enum stream { TO_FILE, TO_NOWHERE, TO_FULL } stream;
+
+/* ---- running ---- */
+
+static void read_back(FILE *file, char *text) {
+    rewind(file);
+    text[fread(text, 1, ROOM - 1, file)] = '\0';
+    fclose(file);
+}
+
+static void child(char **argv, FILE *in, FILE *out, FILE *err, stream to) {
+    dup2(fileno(in), 0);
+    dup2(fileno(err), 2);
+    if (to == TO_FILE) dup2(fileno(out), 1);
+    if (to == TO_NOWHERE) close(1);
+    if (to == TO_FULL) dup2(open("/dev/full", O_WRONLY), 1);
+    unsetenv("MKA_LOG");
+    execv(argv[0], argv);
+    _exit(99);
+}
+
+/* Runs "mka WORDS..." (ended by NULL) with input on its standard input. The outcome is in run. */
+static void mka_to(stream to, const char *input, const char *const *words) {
+    char *argv[MOST_WORDS + 2] = {(char *)run.program};
+    FILE *in = tmpfile(), *out = tmpfile(), *err = tmpfile();
+    assert_true(in != NULL && out != NULL && err != NULL);
+    for (int i = 0; words[i] != NULL && i < MOST_WORDS; i++) argv[i + 1] = (char *)words[i];
+    fputs(input, in);
+    rewind(in);
+    fflush(NULL);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) child(argv, in, out, err, to);
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    fclose(in);
+    read_back(out, run.out);
+    read_back(err, run.err);
+    run.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+#define MKA(...) mka_to(TO_FILE, "", (const char *const[]){__VA_ARGS__, NULL})
+
+/* The status, and what standard error must hold ("" for anything). */
+static void expect(int status, const char *said) {
+    if (run.status == status && strstr(run.err, said) != NULL) return;
+    fail_msg("exit status %d (expected %d), standard error '%s' (expected '%s' in it)", run.status, status, run.err, said);
+}
+
+static json_t *json_out(void) {
+    json_error_t at;
+    json_t *object = json_loads(run.out, 0, &at);
+    if (object == NULL) fail_msg("not one JSON object: %s in '%s'", at.text, run.out);
+    return object;
+}
+
+static void has_fields(const json_t *object, const char *const *fields) {
+    for (; *fields != NULL; fields++) {
+        if (json_object_get(object, *fields) == NULL) fail_msg("field '%s' is missing in %s", *fields, run.out);
+    }
+}
+
+static void need_model(void) {
+    if (run.model[0] != '\0') return;
+    print_message("skipped: no golden models beside the project\n");
+    skip();
+}
+
+/* ---- usage ---- */
+
+static void test_usage_errors(void **state) {
+    (void)state;
+    static const struct {
+        const char *words[10];
+        const char *said;
+    } cases[] = {
+        {{"genrate"}, "did you mean generate?"},
+        {{"frobnicate"}, "unknown command 'frobnicate'"},
+        {{"--json", "info"}, "the command comes first"},
+        {{"generate", "--tmep", "1"}, "did you mean --temp?"},
+        {{"generate", "--frobnicate"}, "unknown flag --frobnicate"},
+        {{"generate", "--max-tokens", "5"}, "a flag of other commands"},
+        {{"generate", "-m"}, "-m needs a value"},
+        {{"generate", "-m", "-p", "x"}, "the flag -p follows"},
+        {{"generate", "-p", "x"}, "-m MODEL"},
+        {{"generate", "-m", "x"}, "-p TEXT or -f FILE"},
+        {{"generate", "-m", "x", "-p", "y", "-f", "z"}, "exclude each other"},
+        {{"generate", "-m", "x", "-p", "y", "-n", "1o0"}, "'1o0' is not a whole number from -1"},
+        {{"generate", "-m", "x", "-p", "y", "-n", ""}, "'' is not a whole number"},
+        {{"generate", "-m", "x", "-p", "y", "-c", "99999999999999999999"}, "is not a whole number from 1"},
+        {{"generate", "-m", "x", "-p", "y", "-c", "-5"}, "is not a whole number from 1"},
+        {{"generate", "-m", "x", "-p", "y", "-t", "1025"}, "from 1 to 1024"},
+        {{"generate", "-m", "x", "-p", "y", "--temp", "nan"}, "'nan' is not a number from 0"},
+        {{"generate", "-m", "x", "-p", "y", "--temp", "1e999"}, "is not a number"},
+        {{"generate", "-m", "x", "-p", "y", "--top-p=1.5"}, "is not a number from 0 to 1"},
+        {{"generate", "-m", "x", "-p", "y", "-s", "-1"}, "0 to 18446744073709551615"},
+        {{"generate", "-m", "x", "-p", "y", "-ctk", "q9"}, "one of f32, f16, bf16"},
+        {{"generate", "-m", "x", "-p", "y", "--mla", "absorb"}, "did you mean absorbed?"},
+        {{"generate", "-m", "x", "-p", "y", "--chat", "--template", "chatlm"}, "did you mean chatml?"},
+        {{"generate", "-m", "x", "-p", "y", "--system", "z"}, "need --chat"},
+        {{"generate", "-m", "x", "-p", "y", "--device", "opencl"}, "not in this version"},
+        {{"generate", "-m", "x", "-p", "y", "--device", "gpu"}, "unknown device 'gpu'"},
+        {{"generate", "-m", "x", "-p", "y", "--json=1"}, "takes no value"},
+        {{"generate", "-m", "x", "hello"}, "given with -p"},
+        {{"info", "a", "b"}, "unexpected argument 'b'"},
+        {{"info", "--cpu", "abacus"}, "abacus"},
+        {{"check"}, "which file?"},
+        {{"check", "answers.json"}, "name the model with -m"},
+        {{"eval"}, "which task?"},
+        {{"eval", "perplex", "-m", "x", "-f", "y"}, "unknown task 'perplex'"},
+        {{"eval", "ppl", "-f", "y"}, "-m MODEL"},
+        {{"eval", "ppl", "-m", "x"}, "-f FILE"},
+        {{"tokenize", "-p", "x"}, "-m MODEL"},
+        {{"chat"}, "-m MODEL"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        mka_to(TO_FILE, "", cases[i].words);
+        expect(2, cases[i].said);
+        assert_string_equal(run.out, "");
+        /* One line of what is wrong, and at most one of where to look. */
+        size_t lines = 0;
+        for (const char *c = run.err; *c != '\0'; c++) lines += *c == '\n';
+        if (lines > 2 || strncmp(run.err, "mka: ", 5) != 0) fail_msg("'%s' is more than a line and a hint", run.err);
+    }
+    mka_to(TO_FILE, "", (const char *const[]){NULL});
+    expect(2, "Usage: mka COMMAND");
+}
+
+static void test_help(void **state) {
+    (void)state;
+    static const char *const commands[] = {"generate", "chat", "info", "check", "tokenize", "eval"};
+    MKA("--help");
+    expect(0, "");
+    for (size_t i = 0; i < 6; i++) {
+        assert_non_null(strstr(run.out, commands[i]));
+    }
+    for (size_t i = 0; i < 6; i++) {
+        MKA(commands[i], "--help");
+        expect(0, "");
+        assert_non_null(strstr(run.out, "Examples:"));
+        assert_non_null(strstr(run.out, "--json"));
+    }
+    MKA("--version");
+    expect(0, "");
+    assert_memory_equal(run.out, "mka ", 4);
+}
+
+static void test_environment(void **state) {
+    (void)state;
+    setenv("MKA_CPU", "abacus", 1);
+    MKA("info");
+    expect(2, "abacus");
+    setenv("MKA_CPU", "scalar", 1);
+    MKA("info", "--json");
+    unsetenv("MKA_CPU");
+    expect(0, "");
+    json_t *info = json_out();
+    assert_string_equal(json_string_value(json_object_get(info, "cpu_level")), "scalar");
+    json_decref(info);
+    setenv("MKA_THREADS", "many", 1);
+    MKA("info");
+    unsetenv("MKA_THREADS");
+    expect(2, "MKA_THREADS");
+}
+
+/* ---- streams ---- */
+
+static void test_output_is_checked(void **state) {
+    (void)state;
+    const char *const words[] = {"info", NULL};
+    mka_to(TO_FULL, "", words);
+    expect(1, "cannot write the answer: No space left on device");
+    mka_to(TO_NOWHERE, "", words);
+    expect(1, "cannot write the answer");
+    need_model();
+    const char *const answer[] = {"generate", "-m", run.model, "-p", "hello", "-n", "4", NULL};
+    mka_to(TO_FULL, "", answer);
+    expect(1, "cannot write the answer: No space left on device");
+    mka_to(TO_NOWHERE, "", answer);
+    expect(1, "cannot write the answer");
+}
+
+/* A reader that leaves early: the program stops with an error of the write, not by a signal. */
+static void test_closed_pipe(void **state) {
+    (void)state;
+    need_model();
+    int ends[2], status;
+    assert_int_equal(pipe(ends), 0);
+    FILE *err = tmpfile();
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(ends[0]);
+        dup2(ends[1], 1);
+        dup2(fileno(err), 2);
+        execl(run.program, run.program, "generate", "-m", run.model, "-p", "hello", "-n", "-1", "--ignore-eos", "-c", "100000",
+              (char *)NULL);
+        _exit(99);
+    }
+    close(ends[1]);
+    char byte;
+    assert_int_equal(read(ends[0], &byte, 1), 1);
+    close(ends[0]);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    read_back(err, run.err);
+    assert_true(WIFEXITED(status));
+    run.status = WEXITSTATUS(status);
+    expect(1, "cannot write the answer: Broken pipe");
+}
+
+static void test_interrupt(void **state) {
+    (void)state;
+    need_model();
+    int ends[2], status;
+    assert_int_equal(pipe(ends), 0);
+    FILE *err = tmpfile();
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(ends[0]);
+        dup2(ends[1], 1);
+        dup2(fileno(err), 2);
+        execl(run.program, run.program, "generate", "-m", run.model, "-p", "hello", "-n", "-1", "--ignore-eos", "-c", "100000",
+              (char *)NULL);
+        _exit(99);
+    }
+    close(ends[1]);
+    size_t used = 0;
+    ssize_t n = read(ends[0], run.out, 1);
+    assert_int_equal(n, 1);
+    used = 1;
+    kill(pid, SIGINT);
+    while (used < ROOM - 1 && (n = read(ends[0], run.out + used, ROOM - 1 - used)) > 0) used += (size_t)n;
+    close(ends[0]);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    read_back(err, run.err);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 130);
+    assert_int_equal(run.out[used - 1], '\n');
+}
+
+/* ---- commands on a tiny model ---- */
+
+static void test_info(void **state) {
+    (void)state;
+    static const char *const machine[] = {"cpu_levels", "cores", "numa_nodes", "caches", "devices", NULL};
+    static const char *const model[] = {"arch", "parameters", "quantisation", "context", "cache_bytes_per_token", NULL};
+    MKA("info", "--json");
+    expect(0, "");
+    json_t *info = json_out();
+    has_fields(info, machine);
+    assert_true(json_array_size(json_object_get(info, "cpu_levels")) >= 1);
+    assert_string_equal(json_string_value(json_array_get(json_object_get(info, "cpu_levels"), 0)), "scalar");
+    json_decref(info);
+    need_model();
+    MKA("info", "--json", run.model);
+    expect(0, "");
+    info = json_out();
+    has_fields(info, machine);
+    has_fields(info, model);
+    assert_string_equal(json_string_value(json_object_get(info, "arch")), "llama");
+    assert_true(json_integer_value(json_object_get(json_object_get(info, "cache_bytes_per_token"), "f16")) > 0);
+    json_decref(info);
+    MKA("info", "-v", run.model);
+    expect(0, "");
+    assert_non_null(strstr(run.out, "token_embd.weight"));
+}
+
+static void test_generate_json(void **state) {
+    (void)state;
+    static const char *const fields[] = {"text",          "ids",          "prompt_tokens", "new_tokens",
+                                         "prefill_tok_s", "decode_tok_s", "memory",        NULL};
+    static const char *const memory[] = {"mode", "tokens_read", "unread_mass_estimate", "lost_mass_bound", "bytes_by_tier", NULL};
+    need_model();
+    MKA("generate", "-m", run.model, "-p", "hello", "-n", "7", "--ignore-eos", "--temp", "0", "--json");
+    expect(0, "");
+    json_t *first = json_out();
+    has_fields(first, fields);
+    has_fields(json_object_get(first, "memory"), memory);
+    assert_int_equal(json_array_size(json_object_get(first, "ids")), 7);
+    assert_int_equal(json_integer_value(json_object_get(first, "new_tokens")), 7);
+    /* The text is what the human mode streams, but for the newline after it. */
+    char text[4096];
+    snprintf(text, sizeof text, "%s\n", json_string_value(json_object_get(first, "text")));
+    json_decref(first);
+    MKA("generate", "-m", run.model, "-p", "hello", "-n", "7", "--ignore-eos", "--temp", "0");
+    expect(0, "");
+    if (strstr(text, "\xef\xbf\xbd") == NULL) assert_string_equal(run.out, text);
+    MKA("generate", "-m", run.model, "-p", "hello", "-n", "0", "--json");
+    expect(0, "");
+    json_decref(json_out());
+}
+
+static json_t *ids_of(const char *input, const char *flag, const char *value) {
+    const char *const words[] = {"tokenize", "-m", run.model, flag, value, "--json", NULL};
+    mka_to(TO_FILE, input, words);
+    expect(0, "");
+    json_t *object = json_out(), *ids = json_incref(json_object_get(object, "ids"));
+    assert_true(json_is_array(ids));
+    json_decref(object);
+    return ids;
+}
+
+static void test_prompt_sources(void **state) {
+    (void)state;
+    need_model();
+    json_t *with = ids_of("", "-p", "hello\n"), *without = ids_of("", "-p", "hello");
+    json_t *dash = ids_of("hello\n", "-f", "-"), *device = ids_of("hello\n", "-f", "/dev/stdin");
+    assert_true(json_equal(with, dash));
+    assert_true(json_equal(with, device));
+    assert_false(json_equal(with, without));
+    json_decref(with);
+    json_decref(without);
+    json_decref(dash);
+    json_decref(device);
+    MKA("tokenize", "-m", run.model, "-p", "hello");
+    expect(0, "");
+}
+
+static void test_contexts(void **state) {
+    (void)state;
+    need_model();
+    MKA("generate", "-m", run.model, "-p", "a prompt of more than four tokens, surely", "-c", "4");
+    expect(1, "the context has room for 4");
+    /* 2^27 tokens take a hundred GiB even for this model; a machine that has them must take the other way out. */
+    MKA("generate", "-m", run.model, "-p", "hello", "-n", "1", "-c", "134217728", "-ctk", "f32", "-ctv", "f32");
+    if (run.status != 0) expect(1, "would fit");
+    MKA("generate", "-m", run.model, "-p", "", "--no-bos");
+    expect(2, "the prompt is empty");
+    MKA("generate", "-m", run.model, "-f", "no-such-file");
+    expect(1, "no-such-file: No such file or directory");
+    MKA("generate", "-m", run.model, "-f", ".");
+    expect(1, "Is a directory");
+    MKA("generate", "-m", "no-such-model.gguf", "-p", "x");
+    expect(1, "no-such-model.gguf");
+}
+
+/* Two turns in one session: the second evaluates only what is new. */
+static void test_chat(void **state) {
+    (void)state;
+    need_model();
+    const char *const words[] = {"chat", "-m", run.model, "--template", "chatml", "-n", "6", "--temp", "0", "--json", NULL};
+    mka_to(TO_FILE, "hello there\nand again\n/reset\nhello there\n", words);
+    expect(0, "");
+    json_t *turn[3];
+    size_t at = 0, length = strlen(run.out);
+    for (int i = 0; i < 3; i++) {
+        json_error_t error;
+        turn[i] = json_loadb(run.out + at, length - at, JSON_DISABLE_EOF_CHECK, &error);
+        if (turn[i] == NULL) fail_msg("turn %d: %s in '%s'", i, error.text, run.out + at);
+        at += (size_t)error.position;
+    }
+    json_int_t new_tokens = json_integer_value(json_object_get(turn[0], "new_tokens"));
+    json_int_t first = json_integer_value(json_object_get(turn[0], "prompt_tokens"));
+    json_int_t held = json_integer_value(json_object_get(turn[1], "prompt_tokens"));
+    json_int_t evaluated = json_integer_value(json_object_get(turn[1], "evaluated_tokens"));
+    assert_true(held >= first + new_tokens);
+    assert_true(evaluated <= held - first);
+    assert_true(json_equal(json_object_get(turn[0], "ids"), json_object_get(turn[2], "ids")));
+    for (int i = 0; i < 3; i++) json_decref(turn[i]);
+    const char *const small[] = {"chat", "-m", run.model, "--template", "chatml", "-c", "8", NULL};
+    mka_to(TO_FILE, "a message that is far too long for a context of eight tokens, whatever the tokenizer\n", small);
+    expect(1, "the context is full");
+}
+
+static void test_eval(void **state) {
+    (void)state;
+    static const char *const fields[] = {"file", "tokens", "ppl", "nll", "stderr", NULL};
+    need_model();
+    const char *const words[] = {"eval", "ppl", "-m", run.model, "-f", "-", "-c", "16", "--max-tokens", "40", "--json", NULL};
+    mka_to(TO_FILE, "It is a truth universally acknowledged, that a single man in possession of a good fortune must be in want",
+           words);
+    expect(0, "");
+    json_t *object = json_out();
+    has_fields(object, fields);
+    assert_int_equal(json_integer_value(json_object_get(object, "tokens")), 40);
+    assert_true(json_real_value(json_object_get(object, "nll")) > 0);
+    json_decref(object);
+    const char *const empty[] = {"eval", "ppl", "-m", run.model, "-f", "-", NULL};
+    mka_to(TO_FILE, "", empty);
+    expect(1, "too short");
+}
+
+/* ---- damaged models ---- */
+
+static unsigned char *model_bytes(size_t *length) {
+    FILE *file = fopen(run.model, "rb");
+    assert_non_null(file);
+    fseek(file, 0, SEEK_END);
+    *length = (size_t)ftell(file);
+    rewind(file);
+    unsigned char *bytes = malloc(*length);
+    assert_non_null(bytes);
+    assert_int_equal(fread(bytes, 1, *length, file), *length);
+    fclose(file);
+    return bytes;
+}
+
+static unsigned char *find(unsigned char *bytes, size_t length, const char *name) {
+    unsigned char *at = memmem(bytes, length, name, strlen(name));
+    assert_non_null(at);
+    return at;
+}
+
+/* Writes the bytes as a model file and runs generate on it. */
+static void try_model(const unsigned char *bytes, size_t length, const char *said) {
+    char path[] = "/tmp/mka-test-XXXXXX";
+    int descriptor = mkstemp(path);
+    assert_true(descriptor >= 0);
+    assert_int_equal(write(descriptor, bytes, length), length);
+    close(descriptor);
+    MKA("generate", "-m", path, "-p", "hello", "-n", "1");
+    unlink(path);
+    expect(1, said);
+    assert_non_null(strstr(run.err, path));
+    assert_string_equal(run.out, "");
+}
+
+static void test_damaged_models(void **state) {
+    (void)state;
+    need_model();
+    size_t length;
+    unsigned char *bytes = model_bytes(&length);
+    try_model((const unsigned char *)"this is a text, not a model", 27, "");
+    try_model(bytes, 0, "");
+    try_model(bytes, 11, "");
+    try_model(bytes, length / 2, "");
+    try_model(bytes, length - 1, "");
+    /* An architecture of the same length that nobody knows. */
+    unsigned char *key = find(bytes, length, "general.architecture"), *value = key + strlen("general.architecture") + 12;
+    assert_memory_equal(value, "llama", 5);
+    value[0] = 'x';
+    try_model(bytes, length, "xlama");
+    value[0] = 'l';
+    /* A tensor's type, behind its name, dimensions (two of them) and their count. */
+    unsigned char *name = find(bytes, length, "blk.0.attn_q.weight"), *type = name + strlen("blk.0.attn_q.weight") + 4 + 16;
+    unsigned char before = type[0];
+    type[0] = 200;
+    try_model(bytes, length, "blk.0.attn_q.weight");
+    type[0] = before;
+    name[6] = 'X'; /* blk.0.Xttn_q.weight: attn_q is missing */
+    try_model(bytes, length, "blk.0.attn_q.weight");
+    name[6] = 'a';
+    /* One row fewer than the heads need: the first dimension is the row's width. */
+    unsigned char *rows = name + strlen("blk.0.attn_q.weight") + 4 + 8;
+    rows[0]--;
+    try_model(bytes, length, "blk.0.attn_q.weight");
+    free(bytes);
+}
+
+/* ---- check ---- */
+
+static void test_check(void **state) {
+    (void)state;
+    static const char *const fields[] = {"file",        "kind",        "device",   "cpu",   "passed",
+                                         "max_abs_err", "max_rel_err", "compared", "grads", NULL};
+    char path[4096];
+    need_model();
+    MKA("check", "--json", "/dev/null");
+    expect(1, "");
+    json_t *object = json_out();
+    has_fields(object, fields);
+    assert_true(json_is_false(json_object_get(object, "passed")));
+    json_decref(object);
+    MKA("check", run.model);
+    expect(1, "");
+    assert_non_null(strstr(run.out, "not a golden file"));
+    snprintf(path, sizeof path, "%s/fastmka-2level.safetensors", run.golden);
+    MKA("check", "--json", path);
+    expect(0, "");
+    object = json_out();
+    has_fields(object, fields);
+    assert_true(json_is_true(json_object_get(object, "passed")));
+    assert_int_equal(json_integer_value(json_object_get(object, "compared")), 4);
+    json_decref(object);
+    snprintf(path, sizeof path, "%s/models/arch-llama.json", run.golden);
+    MKA("check", "-m", run.model, path, "--json");
+    expect(0, "");
+    object = json_out();
+    has_fields(object, fields);
+    json_decref(object);
+}
+
+/* A check that cannot fail proves nothing: a value that is off by 1e-4, and a hostile configuration. */
+static void test_check_fails(void **state) {
+    (void)state;
+    need_model();
+    char source[4096], path[] = "/tmp/mka-test-XXXXXX";
+    static unsigned char bytes[ROOM];
+    snprintf(source, sizeof source, "%s/attend-h4g4d64-q1k1.safetensors", run.golden);
+    FILE *file = fopen(source, "rb");
+    if (file == NULL) {
+        print_message("skipped: %s is not there\n", source);
+        skip();
+    }
+    size_t length = fread(bytes, 1, sizeof bytes, file), header;
+    fclose(file);
+    uint64_t stated;
+    memcpy(&stated, bytes, 8);
+    header = 8 + (size_t)stated;
+    unsigned begin = 0, end = 0;
+    unsigned char *entry = find(bytes, header, "\"out.y\""),
+                  *offsets = find(entry, (size_t)(bytes + header - entry), "\"data_offsets\":[");
+    assert_int_equal(sscanf((const char *)offsets, "\"data_offsets\":[%u,%u", &begin, &end), 2);
+    float value;
+    memcpy(&value, bytes + header + begin, sizeof value);
+    value += value >= 0 ? 1e-3F : -1e-3F;
+    memcpy(bytes + header + begin, &value, sizeof value);
+    int descriptor = mkstemp(path);
+    assert_true(descriptor >= 0);
+    assert_int_equal(write(descriptor, bytes, length), length);
+    MKA("check", path);
+    expect(1, "");
+    assert_non_null(strstr(run.out, "FAIL out.y"));
+    unsigned char *heads = find(bytes, header, "kv_heads\\\": 4");
+    heads[strlen("kv_heads\\\": ")] = '3';
+    assert_int_equal(pwrite(descriptor, bytes, length, 0), length);
+    close(descriptor);
+    MKA("check", path);
+    unlink(path);
+    expect(1, "");
+    assert_non_null(strstr(run.out, "kv_heads does not divide heads"));
+}
+
+int main(int argc, char **argv) {
+    static char golden[4000];
+    const char *shared = getenv("MKA_SHARED");
+    if (argc != 2) {
+        fprintf(stderr, "usage: MKA_SHARED=FOLDER test_cli PROGRAM\n");
+        return 2;
+    }
+    snprintf(golden, sizeof golden, "%s/golden", shared != NULL ? shared : ".");
+    run.program = argv[1];
+    run.golden = golden;
+    snprintf(run.model, sizeof run.model, "%s/models/arch-llama.gguf", run.golden);
+    if (access(run.model, R_OK) != 0) run.model[0] = '\0';
+    signal(SIGPIPE, SIG_IGN);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_usage_errors),
+        cmocka_unit_test(test_help),
+        cmocka_unit_test(test_environment),
+        cmocka_unit_test(test_info),
+        cmocka_unit_test(test_output_is_checked),
+        cmocka_unit_test(test_closed_pipe),
+        cmocka_unit_test(test_interrupt),
+        cmocka_unit_test(test_generate_json),
+        cmocka_unit_test(test_prompt_sources),
+        cmocka_unit_test(test_contexts),
+        cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_eval),
+        cmocka_unit_test(test_damaged_models),
+        cmocka_unit_test(test_check),
+        cmocka_unit_test(test_check_fails),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
