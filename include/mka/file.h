@@ -15,7 +15,8 @@ extern "C" {
 typedef struct mka_file mka_file;
 
 /* One tensor. shape[0] is the outermost (slowest) dimension, as in safetensors; a weight is [out, in].
- * data is row-major, of bytes bytes, and lives as long as the file. Not aligned beyond what the file says. */
+ * data is row-major, of bytes bytes, and lives as long as the file. Not aligned beyond what the file says.
+ * A size is at least 1 in GGUF; in safetensors it may be 0, and the tensor is then empty. A name is valid UTF-8. */
 typedef struct mka_tensor {
     const char *name;
     mka_type type;
