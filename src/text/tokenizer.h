@@ -32,12 +32,13 @@ typedef struct mka_vocab_spec {
     const char *model;        /* tokenizer.ggml.model: "gpt2", "llama", ... */
     const char *pre;          /* tokenizer.ggml.pre, or NULL when the file has none */
     const char *architecture; /* general.architecture: some rules depend on it; NULL when unknown */
+    const char *title;        /* general.name, likewise (Phi-3 is known by it alone); NULL when the file has none */
     size_t count;
     const mka_bytes *tokens; /* [count] */
     const float *scores;     /* [count] or NULL */
     const int *kinds;        /* [count] of mka_token_kind, or NULL (all normal) */
     size_t merge_count;
-    const mka_bytes *merges;     /* [merge_count] "left right" */
+    const mka_bytes *merges;     /* [merge_count] "left right"; NULL: the file has no list (an empty one is not NULL) */
     mka_special special;         /* ids as the file gives them, -1 where it does not; add_bos and add_eos -1 where it does not */
     int add_space_prefix;        /* -1 where the file does not say */
     int remove_extra_whitespace; /* -1 likewise */
