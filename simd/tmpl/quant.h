@@ -1,6 +1,7 @@
 /* quant - the kernels of the quantised types, 32 weights at a time, for an instruction set whose header was included before
  * and defines, all of them static:
  *
+ *   q_ahead(p, distance, bytes)     asks for memory that the next group of rows reads
  *   q32     32 bytes: weights (unsigned, or signed for tables and q8_0) or activations (signed, never -128)
  *     q_load(p)  q_nibbles(p)        32 bytes; 16 bytes as 16 low nibbles and then 16 high ones
  *     q_field(v, shift, mask)        (v >> shift) & mask in each byte          q_left(v, k), k such that no bit is lost
@@ -21,10 +22,7 @@
  *
  * The offset of types whose weights stand for q - k is taken off the 16-bit sums as k times the activations, which is one
  * product for all rows of a group. Minima use the activations' sums. */
-#include "kernels.h"
-#include "scalar/half.h"
-
-#include <string.h>
+#include "tmpl/quant_scales.h"
 
 /* Rows that are worked on together: they share activations, and their chains of additions overlap. */
 enum { ROWS = 4 };
@@ -54,61 +52,6 @@ SUPER_UNPACK(q6_k, q_or(q_field(q_load(b->l + 64 * (j / 4) + 32 * (j % 2)), 4 * 
                         q_left(q_field(q_load(b->h + 32 * (j / 4)), 2 * (j % 4), 3), 4)))
 SUPER_UNPACK(iq4_xs, q_table(q_nibbles(b->q + 16 * j)))
 
-Q_INLINE uint32_t word(const uint8_t *p) {
-    uint32_t u;
-    memcpy(&u, p, sizeof u);
-    return u;
-}
-
-/* Scales and minima of the super-blocks as 16 signed bytes, one for each 16 elements. */
-
-Q_INLINE b16 scales_q2_k(const mka_block_q2_k *b) {
-    return b_and(b_load(b->scales), 15);
-}
-Q_INLINE b16 mins_q2_k(const mka_block_q2_k *b) {
-    return b_shift4(b_load(b->scales));
-}
-Q_INLINE b16 scales_q3_k(const mka_block_q3_k *b) {
-    const uint32_t low = 0x0f0f0f0fu, two = 0x03030303u;
-    uint32_t a = word(b->scales), c = word(b->scales + 4), h = word(b->scales + 8);
-    return b_minus(b_words((a & low) | (h & two) << 4, (c & low) | (h >> 2 & two) << 4, (a >> 4 & low) | (h >> 4 & two) << 4,
-                           (c >> 4 & low) | (h >> 6 & two) << 4),
-                   32);
-}
-Q_INLINE b16 six_bit_scales(const uint8_t *s) {
-    return b_dup(word(s) & 0x3f3f3f3fu, (word(s + 8) & 0x0f0f0f0fu) | (word(s) >> 2 & 0x30303030u));
-}
-Q_INLINE b16 six_bit_mins(const uint8_t *s) {
-    return b_dup(word(s + 4) & 0x3f3f3f3fu, (word(s + 8) >> 4 & 0x0f0f0f0fu) | (word(s + 4) >> 2 & 0x30303030u));
-}
-Q_INLINE b16 scales_q4_k(const mka_block_q4_k *b) {
-    return six_bit_scales(b->scales);
-}
-Q_INLINE b16 mins_q4_k(const mka_block_q4_k *b) {
-    return six_bit_mins(b->scales);
-}
-Q_INLINE b16 scales_q5_k(const mka_block_q5_k *b) {
-    return six_bit_scales(b->scales);
-}
-Q_INLINE b16 mins_q5_k(const mka_block_q5_k *b) {
-    return six_bit_mins(b->scales);
-}
-Q_INLINE b16 scales_q6_k(const mka_block_q6_k *b) {
-    return b_load(b->scales);
-}
-/* Two bits from h for each of four scales, spread to the bytes' bits 4 and 5. */
-Q_INLINE uint32_t spread2(uint32_t h) {
-    return (h & 3u) << 4 | (h & 12u) << 10 | (h & 48u) << 16 | (h & 192u) << 22;
-}
-/* Four nibbles of a half word to four bytes. */
-Q_INLINE uint32_t spread4(uint32_t l) {
-    return (l & 0xfu) | (l & 0xf0u) << 4 | (l & 0xf00u) << 8 | (l & 0xf000u) << 12;
-}
-Q_INLINE b16 scales_iq4_xs(const mka_block_iq4_xs *b) {
-    uint32_t l = word(b->scales_l), h = load_u16(&b->scales_h);
-    return b_minus(b_dup(spread4(l & 0xffffu) | spread2(h & 255u), spread4(l >> 16) | spread2(h >> 8)), 32);
-}
-
 /* ---- products ---- */
 
 /* One type of 32-blocks: PRODUCT is p_signed or p_unsigned, OFFSET what its weights are above their meaning. */
@@ -121,6 +64,7 @@ Q_INLINE b16 scales_iq4_xs(const mka_block_iq4_xs *b) {
             p16 offset = p_const(OFFSET, activations);                                                                           \
             for (int r = 0; r < R; r++) {                                                                                        \
                 const mka_block_##type *block = (const mka_block_##type *)(const void *)(w + (size_t)r * row_bytes) + b;         \
+                q_ahead(block, ROWS *row_bytes, sizeof *block);                                                                  \
                 p16 p = PRODUCT(bits_##type(block), activations);                                                                \
                 acc[r] = f_mac_half(acc[r], i_sum((OFFSET) ? p_sub(p, offset) : p), &block->d, x->scale[b]);                     \
             }                                                                                                                    \
@@ -140,6 +84,7 @@ Q_INLINE b16 scales_iq4_xs(const mka_block_iq4_xs *b) {
             qp pair = p_make(x->scale[b], x->scale[b] * (float)(x->sum[2 * b] + x->sum[2 * b + 1]));                             \
             for (int r = 0; r < R; r++) {                                                                                        \
                 const mka_block_##type *block = (const mka_block_##type *)(const void *)(w + (size_t)r * row_bytes) + b;         \
+                q_ahead(block, ROWS *row_bytes, sizeof *block);                                                                  \
                 f_mac_pair(&acc[r], &minima[r], i_sum(p_unsigned(bits_##type(block), activations)), &block->d, pair);            \
             }                                                                                                                    \
         }                                                                                                                        \
@@ -159,6 +104,7 @@ Q_INLINE b16 scales_iq4_xs(const mka_block_iq4_xs *b) {
             (void)sums;                                                                                                          \
             for (int r = 0; r < R; r++) {                                                                                        \
                 const mka_block_##type *block = (const mka_block_##type *)(const void *)(w + (size_t)r * row_bytes) + b;         \
+                q_ahead(block, ROWS *row_bytes, sizeof *block);                                                                  \
                 k_scales scales = k_make(scales_##type(block));                                                                  \
                 qf whole = f_zero();                                                                                             \
                 Q_UNROLL8 for (int j = 0; j < 8; j++) {                                                                          \

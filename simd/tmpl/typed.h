@@ -30,6 +30,12 @@ typedef struct {
 typedef vf load_fn(const void *p);
 typedef vf load_n_fn(const void *p, int n);
 
+/* Asks for the piece of a row at p + distance that follows the one at p: rows are read a tile of them at a time, or are pieces
+ * of a cache's rows, so that the hardware sees many short streams. */
+V_INLINE void ahead(const char *p, ptrdiff_t distance, int size) {
+    for (int i = 0; i < VW * size; i += 64) __builtin_prefetch(p + distance + i);
+}
+
 /* Everything below is inlined with constant R, T and loaders, which is what makes the arrays registers. */
 
 V_INLINE void score_tile(int R, int T, load_fn *load, load_n_fn *load_n, int size, int d, const float *q, rows_view keys,
@@ -40,7 +46,11 @@ V_INLINE void score_tile(int R, int T, load_fn *load, load_n_fn *load_n, int siz
     int e = 0;
     for (; e + VW <= d; e += VW) {
         vf key[TILE];
-        for (int t = 0; t < T; t++) key[t] = load(keys.p + t * keys.stride + (ptrdiff_t)e * size);
+        for (int t = 0; t < T; t++) {
+            const char *p = keys.p + t * keys.stride + (ptrdiff_t)e * size;
+            key[t] = load(p);
+            if (size < 4 || R == 1) ahead(p, T * keys.stride, size);
+        }
         for (int i = 0; i < R; i++) {
             vf x = v_load(q + (ptrdiff_t)i * d + e);
             for (int t = 0; t < T; t++) acc[i][t] = v_fma(x, key[t], acc[i][t]);
@@ -90,7 +100,11 @@ V_INLINE void mix_tile(int R, int T, load_fn *load, load_n_fn *load_n, int size,
     int e = 0;
     for (; e + VW <= d; e += VW) {
         vf value[TILE];
-        for (int t = 0; t < T; t++) value[t] = load(values.p + t * values.stride + (ptrdiff_t)e * size);
+        for (int t = 0; t < T; t++) {
+            const char *p = values.p + t * values.stride + (ptrdiff_t)e * size;
+            value[t] = load(p);
+            if (size < 4 || R == 1) ahead(p, T * values.stride, size);
+        }
         for (int i = 0; i < R; i++) {
             vf sum = v_load(acc + (ptrdiff_t)i * d + e);
             for (int t = 0; t < T; t++) sum = v_fma(weight[i][t], value[t], sum);

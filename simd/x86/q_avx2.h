@@ -28,6 +28,11 @@ Q_INLINE float f16_to_f32_fast(const void *p) {
     return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(load_u16(p))));
 }
 
+/* Asks for what the next group of rows will read here: the streams of a group are too short for the hardware to catch on. */
+Q_INLINE void q_ahead(const void *p, size_t distance, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)p + distance + i, _MM_HINT_T0);
+}
+
 Q_INLINE q32 q_load(const void *p) {
     return _mm256_loadu_si256(p);
 }
@@ -172,7 +177,7 @@ Q_INLINE uint32_t most_bits(__m256i a, __m256i b, __m256i c, __m256i d) {
     return (uint32_t)_mm_cvtsi128_si32(_mm_max_epu32(h, _mm_shuffle_epi32(h, 0xb1)));
 }
 
-static void quantize(int n, const float *x, const mka_q8_row *y) {
+static inline __attribute__((unused)) void quantize(int n, const float *x, const mka_q8_row *y) {
     const __m256i sign = _mm256_set1_epi32(0x7fffffff), order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     for (int b = 0; b < n / 32; b++, x += 32) {
         __m256i v[4];
