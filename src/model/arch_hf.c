@@ -13,6 +13,11 @@ typedef struct reader {
     mka_status status; /* the first failure; later reads do nothing */
 } reader;
 
+/* Notes what a read returned; a value does not know which file it came from. */
+static void took(reader *r, mka_status status) {
+    r->status = status ? mka_fail_prefix(r->error, status, "%s/config.json", r->path) : MKA_OK;
+}
+
 static int64_t whole(reader *r, const mka_json *object, const char *key, int needed, int64_t fallback) {
     int64_t value = fallback;
     if (r->status) return fallback;
@@ -20,19 +25,19 @@ static int64_t whole(reader *r, const mka_json *object, const char *key, int nee
     if (needed && kind == MKA_JSON_NONE)
         r->status = mka_fail(r->error, MKA_BAD_FILE, "%s: config.json has no %s", r->path, key);
     else
-        r->status = mka_json_int(object, key, fallback, INT32_MIN, INT32_MAX, &value, r->error);
+        took(r, mka_json_int(object, key, fallback, INT32_MIN, INT32_MAX, &value, r->error));
     return value;
 }
 
 static double real(reader *r, const mka_json *object, const char *key, double fallback) {
     double value = fallback;
-    if (!r->status) r->status = mka_json_real(object, key, fallback, &value, r->error);
+    if (!r->status) took(r, mka_json_real(object, key, fallback, &value, r->error));
     return value;
 }
 
 static int flag(reader *r, const char *key, int fallback) {
     int value = fallback;
-    if (!r->status) r->status = mka_json_bool(r->config, key, fallback, &value, r->error);
+    if (!r->status) took(r, mka_json_bool(r->config, key, fallback, &value, r->error));
     return value;
 }
 

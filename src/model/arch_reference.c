@@ -89,7 +89,7 @@ mka_status mka_sizes_from_reference(const mka_file *file, const char *path, mka_
     if (!status) {
         reader r = {config, error, MKA_OK};
         read_sizes(&r, s);
-        status = r.status;
+        status = r.status ? mka_fail_prefix(error, r.status, "%s: config", path) : MKA_OK;
     }
     if (!status) status = mka_sizes_check(s, path, error);
     if (!status && (s->variant == MKA_MKA || s->variant == MKA_FASTMKA) &&

@@ -219,17 +219,18 @@ static void bind_latent(binder *b, mka_layer *layer) {
         w->q =
             matrix(b, NAME("blk.%d.attn_q_b.weight", "model.layers.%d.self_attn.q_b_proj.weight", NULL), q, c->q_latent_dim, 0);
     } else {
-        w->q = matrix(b, NAME("blk.%d.attn_q.weight", "model.layers.%d.self_attn.q_proj.weight", "p.layers.%d.attn.q_proj.weight"),
-                      q, c->width, 0);
+        w->q =
+            matrix(b, NAME("blk.%d.attn_q.weight", "model.layers.%d.self_attn.q_proj.weight", "p.layers.%d.attn.q_proj.weight"),
+                   q, c->width, 0);
     }
     w->kv_down = matrix(b,
                         NAME("blk.%d.attn_kv_a_mqa.weight", "model.layers.%d.self_attn.kv_a_proj_with_mqa.weight",
                              "p.layers.%d.attn.kv_down.weight"),
                         c->latent_dim + c->rope_dim, c->width, 0);
-    w->kv_norm = vector(
-        b,
-        NAME("blk.%d.attn_kv_a_norm.weight", "model.layers.%d.self_attn.kv_a_layernorm.weight", "p.layers.%d.attn.kv_norm.weight"),
-        c->latent_dim, 0, 0);
+    w->kv_norm = vector(b,
+                        NAME("blk.%d.attn_kv_a_norm.weight", "model.layers.%d.self_attn.kv_a_layernorm.weight",
+                             "p.layers.%d.attn.kv_norm.weight"),
+                        c->latent_dim, 0, 0);
     bind_heads(b, layer);
 }
 
@@ -239,8 +240,8 @@ static void bind_norms(binder *b, mka_block *block) {
     const mka_sizes *s = &b->model->sizes;
     int64_t width = s->width;
     block->attention_norm =
-        vector(b, NAME("blk.%d.attn_norm.weight", "model.layers.%d.input_layernorm.weight", "p.layers.%d.attn_norm.weight"), width,
-               0, s->norm_offset);
+        vector(b, NAME("blk.%d.attn_norm.weight", "model.layers.%d.input_layernorm.weight", "p.layers.%d.attn_norm.weight"),
+               width, 0, s->norm_offset);
     if (!s->arch->post_norms) {
         block->ffn_norm = vector(
             b, NAME("blk.%d.ffn_norm.weight", "model.layers.%d.post_attention_layernorm.weight", "p.layers.%d.ffn_norm.weight"),
@@ -272,12 +273,14 @@ static void bind_block(binder *b, mka_block *block) {
                s->width, s->heads * s->value_dim, 0);
     layer->weights.o_bias =
         vector(b, NAME("blk.%d.attn_output.bias", "model.layers.%d.self_attn.o_proj.bias", NULL), s->width, 1, 0);
-    block->gate = matrix(b, NAME("blk.%d.ffn_gate.weight", "model.layers.%d.mlp.gate_proj.weight", "p.layers.%d.gate_proj.weight"),
-                         s->ffn, s->width, 0);
-    block->up = matrix(b, NAME("blk.%d.ffn_up.weight", "model.layers.%d.mlp.up_proj.weight", "p.layers.%d.up_proj.weight"), s->ffn,
-                       s->width, 0);
-    block->down = matrix(b, NAME("blk.%d.ffn_down.weight", "model.layers.%d.mlp.down_proj.weight", "p.layers.%d.down_proj.weight"),
-                         s->width, s->ffn, 0);
+    block->gate =
+        matrix(b, NAME("blk.%d.ffn_gate.weight", "model.layers.%d.mlp.gate_proj.weight", "p.layers.%d.gate_proj.weight"), s->ffn,
+               s->width, 0);
+    block->up = matrix(b, NAME("blk.%d.ffn_up.weight", "model.layers.%d.mlp.up_proj.weight", "p.layers.%d.up_proj.weight"),
+                       s->ffn, s->width, 0);
+    block->down =
+        matrix(b, NAME("blk.%d.ffn_down.weight", "model.layers.%d.mlp.down_proj.weight", "p.layers.%d.down_proj.weight"),
+               s->width, s->ffn, 0);
 }
 
 /* The vocabulary is as large as the embedding says, unless the source named a size. */
@@ -296,7 +299,8 @@ static void bind_ends(binder *b) {
     const mka_sizes *s = &m->sizes;
     char text[256];
     const tensor_name output = NAME("output.weight", "lm_head.weight", NULL);
-    m->embedding = matrix(b, NAME("token_embd.weight", "model.embed_tokens.weight", "p.embed.weight"), s->vocabulary, s->width, 0);
+    m->embedding =
+        matrix(b, NAME("token_embd.weight", "model.embed_tokens.weight", "p.embed.weight"), s->vocabulary, s->width, 0);
     m->output_norm = vector(b, NAME("output_norm.weight", "model.norm.weight", "p.norm.weight"), s->width, 0, s->norm_offset);
     m->output = m->embedding;
     if (!s->tied && find(b, output, text, sizeof text)) m->output = matrix(b, output, s->vocabulary, s->width, 0);

@@ -60,9 +60,12 @@ static mka_status choose_kernels(const mka_engine_options *options, const mka_ke
     return mka_fail(error, MKA_BAD_ARGUMENT, "no kernels of level '%s' for this CPU; it can run: %s", level ? level : "", list);
 }
 
-/* CPUs to bind the pool to, or NULL when binding is off or would crowd a core that others use. */
+/* CPUs to bind the pool to, or NULL when binding is off or would crowd a core: with more threads than cores, or in a container
+ * with a CPU quota, whose neighbours would all bind to the same first cores. */
 static int *binding(const mka_topology *topology, const mka_engine_options *options, int threads) {
-    if (!options->bind || !mka_topology_is_this_machine(topology) || threads > mka_topology_cores(topology)) return NULL;
+    if (!options->bind || !mka_topology_is_this_machine(topology) || threads > mka_topology_cores(topology) ||
+        mka_cpu_quota() > 0)
+        return NULL;
     int *cpus = malloc((size_t)threads * sizeof *cpus);
     for (int i = 0; cpus && i < threads; i++) cpus[i] = mka_topology_cpu_of(topology, i, threads);
     return cpus;
