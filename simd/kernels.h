@@ -2,7 +2,8 @@
  *
  * Kernels never allocate, never start threads, never fail. Every pointer may be unaligned unless its contract says otherwise;
  * outputs overlap nothing unless it is said. n >= 0 everywhere, and n = 0 changes nothing; any n is allowed, so tails are the
- * kernel's matter. NaN in gives NaN out. Scalar is the meaning: a level may differ from it by rounding, as stated.
+ * kernel's matter. NaN in gives NaN out; infinite inputs may do so too. Scalar is the meaning: a level may differ from it by
+ * rounding, as stated. Nothing outside the operands is written; memory behind a row may be prefetched, never read.
  */
 #ifndef MKA_SIMD_KERNELS_H
 #define MKA_SIMD_KERNELS_H
@@ -25,8 +26,10 @@ typedef void mka_add_fn(int n, const float *x, float *y);
  *   mix     acc_i <- c_i acc_i + sum_t s[i][t] v_t
  *
  * q [r][d] and acc [r][d] dense; keys, values [n] rows, stride BYTES apart, of the entry's type; s [r][n], lds floats apart.
- * m, z, c [r]. The empty state is m = -inf, z = 0, acc = 0. Scores of -inf are masked keys and give weight 0 exactly.
- * exp is within 2 ulp for arguments in -87..0 and exactly 0 below -104. */
+ * m, z, c [r]. The empty state is m = -inf, z = 0, acc = 0. Scores of -inf are masked keys and give weight 0 exactly; while
+ * all keys so far are masked, m stays -inf and c is 1. A NaN among a row's scores makes its z NaN.
+ * exp is within 2 ulp for arguments in -87..0 and exactly 0 below -104; in between it may be 0 (its value is denormal).
+ * A score differs from the exact one by at most d/4 + 8 roundings of scale sum |q k|; d >= 1, r >= 1. */
 typedef void mka_score_fn(int r, int d, int n, const float *q, const void *keys, ptrdiff_t stride, float scale, float *s,
                           int lds);
 typedef void mka_online_fn(int r, int n, float *s, int lds, float *m, float *z, float *c);
@@ -43,10 +46,11 @@ typedef void mka_rms_norm_fn(int n, float eps, const float *x, const float *w, f
  * (x[2i], x[2i + 1]) for rope_pairs. cosine, sine [n]. */
 typedef void mka_rope_fn(int n, float *x, const float *cosine, const float *sine);
 
-/* y[i] = act(gate[i]) up[i]; act is SiLU (swiglu) or GELU by tanh (geglu). y may be gate or up. Within 1e-6 relative. */
+/* y[i] = act(gate[i]) up[i]; act is SiLU (swiglu) or GELU by tanh (geglu). y may be gate or up.
+ * Within 1e-6 |y| + 1e-35; geglu also 1e-9 |gate up|, as its tail is a tiny part of its input. */
 typedef void mka_glu_fn(int n, const float *gate, const float *up, float *y);
 
-/* x[i] = act(x[i]): SiLU, and GELU by erf. */
+/* x[i] = act(x[i]): SiLU, and GELU by erf. As exact as the two above. */
 typedef void mka_act_fn(int n, float *x);
 
 /* Session summary: m[i] = beta m[i] + (1 - beta) x[i]. */
@@ -57,15 +61,15 @@ typedef void mka_ema_fn(int n, float beta, const float *x, float *m);
  * a zero excepted). y may be one of rows. */
 typedef void mka_fuse_fn(int levels, int n, const float *lambda, const float *const *rows, float *y);
 
-/* Conversions of n elements; rounding to nearest even, overflow to infinity. */
+/* Conversions of n elements; rounding to nearest even, overflow to infinity. All levels give equal values. */
 typedef void mka_load_fn(int n, const void *x, float *y);  /* from a stored type (whole blocks) to float32 */
 typedef void mka_store_fn(int n, const float *x, void *y); /* from float32 to a stored type */
 
 /* Quantises n (a multiple of 32) activations: scale = max |x| / 127 of each 32, q to nearest even. NaN or infinity in a block
- * makes its scale NaN. */
+ * makes its scale NaN. A scale that would be denormal is 0, and its block zeros. All levels give equal results. */
 typedef void mka_quantize_fn(int n, const float *x, const mka_q8_row *y);
 
-/* y[j] = w_j . x for j in 0..rows-1: rows of n elements of the entry's type, row_bytes apart.
+/* y[j] = w_j . x for j in 0..rows-1: rows of n elements of the entry's type, row_bytes apart, rows of blocks at even addresses.
  * gemv_q8 takes activations in 8 bits: integer sums within a block are exact, so levels differ by float rounding alone. */
 typedef void mka_gemv_q8_fn(int rows, int n, const void *w, size_t row_bytes, const mka_q8_row *x, float *y);
 typedef void mka_gemv_f32_fn(int rows, int n, const void *w, size_t row_bytes, const float *x, float *y);

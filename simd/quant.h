@@ -1,6 +1,7 @@
 /* quant - how rows of every tensor type are stored: the block layouts that GGUF files use, and the type table.
  *
- * All values are little endian. A block is read with unaligned loads: files promise no alignment within a row.
+ * All values are little endian. A block is read with unaligned loads: its size is a multiple of 2 bytes and no more, so that an
+ * even address is all that rows have.
  * x[i] below is the value that element i of a block stands for; d, dmin are IEEE half floats.
  */
 #ifndef MKA_SIMD_QUANT_H
