@@ -142,6 +142,11 @@ static void silu(int n, float *x) {
     ROW_KERNEL(n, x, x, SILU);
 }
 
+static void gelu(int n, float *x) {
+#define GELU(v, LOAD) v_gelu_erf(v)
+    ROW_KERNEL(n, x, x, GELU);
+}
+
 static void ema(int n, float beta, const float *x, float *m) {
 #define EMA(v, LOAD) v_fma(v_set(beta), LOAD(m), v_mul(v_set(1.0f - beta), v))
     ROW_KERNEL(n, x, m, EMA);
@@ -174,6 +179,7 @@ void LEVEL(fill_float)(mka_kernels *k) {
     k->swiglu = swiglu;
     k->geglu = geglu;
     k->silu = silu;
+    k->gelu = gelu;
     k->ema = ema;
     k->fuse = fuse;
 }

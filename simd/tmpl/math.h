@@ -31,4 +31,17 @@ V_INLINE vf v_gelu_tanh(vf x) {
     return v_div(x, v_add(v_set(1.0f), v_exp(v_mul(v_mul(x, v_set(-1.5957691216f)), inner))));
 }
 
+/* 0.5 x (1 + erf(x / sqrt 2)) = max(x, 0) - |x| H(|x|), H(a) = exp(-a^2 / 2) P(1 / (1 + 0.3 a)) being the area under the normal
+ * curve above a. P of degree 8 was fitted for a in 0..6.5 with a relative error of 2e-8; beyond, H is below 1e-10. */
+V_INLINE vf v_gelu_erf(vf x) {
+    static const float c[] = {0.031410619616508484f, -0.13319392502307892f, 0.1490192860364914f,
+                              0.022156372666358948f, 0.06779306381940842f,  0.13011465966701508f,
+                              0.11166089028120041f,  0.12114658206701279f,  -0.00010753716196632013f};
+    vf a = v_max(x, v_sub(v_zero(), x)), t = v_div(v_set(1.0f), v_fma(a, v_set(0.3f), v_set(1.0f)));
+    vf p = v_set(c[0]);
+    for (int i = 1; i <= 8; i++) p = v_fma(p, t, v_set(c[i]));
+    vf h = v_mul(v_exp(v_mul(v_mul(a, a), v_set(-0.5f))), p);
+    return v_fnma(a, h, v_max(v_zero(), x));
+}
+
 #endif
