@@ -62,6 +62,7 @@ static int prefill(mka_cli_answer *answer, mka_session *session, const int *toke
     mka_cli_progress_end(&progress);
     answer->prefill_seconds = mka_cli_now() - progress.start;
     if (status == MKA_CANCELLED) {
+        answer->evaluated = (size_t)mka_session_length(session) - (answer->prompt_tokens - count);
         answer->stop = "interrupted";
         return 0;
     }

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { DEFAULT_CONTEXT = 4096 };
+enum { DEFAULT_CONTEXT = 4096, DEFAULT_TOKENS = 512 };
 
 typedef struct chat {
     mka_engine *engine;
@@ -296,7 +296,7 @@ static int open_chat(mka_cli *cli, chat *c) {
 int mka_cli_chat(mka_cli *cli) {
     chat c;
     memset(&c, 0, sizeof c);
-    if (cli->options.tokens == MKA_CLI_UNSET) cli->options.tokens = -1;
+    if (cli->options.tokens == MKA_CLI_UNSET) cli->options.tokens = DEFAULT_TOKENS;
     if (cli->options.tokens == 0) return mka_cli_usage("chat", "-n 0 leaves no room for an answer");
     if (cli->options.model == NULL) return mka_cli_usage("chat", "which model? Give one with -m MODEL");
     int status = open_chat(cli, &c);

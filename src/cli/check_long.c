@@ -1,5 +1,6 @@
 /* check_long - the likelihood of a long passage of a book, as one context, against the exact value that a file records. */
 #include "check_model.h"
+#include "sha256.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -60,6 +61,23 @@ static int compare_edge(mka_cli_expected *e, const char *name, const char *key, 
     return 0;
 }
 
+/* All ids at once, by the digest of their little-endian 32-bit numbers. */
+static int compare_digest(mka_cli_expected *e, const char *name, const json_t *item, const int *ids, size_t count) {
+    char where[128], got[65];
+    const char *want = json_string_value(json_object_get(item, "ids_sha256"));
+    if (want == NULL) return 0;
+    unsigned char *bytes = malloc(4 * count);
+    if (bytes == NULL) return mka_cli_report_fail(e->report, "out of memory");
+    for (size_t i = 0; i < count; i++) {
+        for (int k = 0; k < 4; k++) bytes[4 * i + (size_t)k] = (unsigned char)((unsigned)ids[i] >> (8 * k));
+    }
+    mka_cli_sha256(bytes, 4 * count, got);
+    free(bytes);
+    snprintf(where, sizeof where, "%s.ids_sha256", name);
+    int same = strcmp(got, want) == 0;
+    return mka_cli_case(e, same, where, same ? "all %zu ids equal, by their digest" : "the digest of the %zu ids differs", count);
+}
+
 static int compare_nll(mka_cli_expected *e, const char *name, const json_t *item, const int *ids, size_t count) {
     mka_session *session = NULL;
     mka_error error = {0};
@@ -108,6 +126,7 @@ static int check_passage(mka_cli_expected *e, const char *name, const json_t *it
         status = passage_ids(e, name, text + from, length - from, (size_t)count, &ids);
         if (status == 0) status = compare_edge(e, name, "first_ids", item, ids, (size_t)count);
         if (status == 0) status = compare_edge(e, name, "last_ids", item, ids, (size_t)count);
+        if (status == 0) status = compare_digest(e, name, item, ids, (size_t)count);
         if (status == 0) status = compare_nll(e, name, item, ids, (size_t)count);
     }
     free(ids);

@@ -49,7 +49,7 @@ static const flag flags[] = {
     {"-f", "--file", "FILE", MKA_CLI_GENERATE | MKA_CLI_TOKENIZE | MKA_CLI_EVAL, FLAG_TEXT, AT(file), 0, 0,
      "read the text from FILE as it is, last newline included; - is standard input"},
     {"-n", "--predict", "N", RUNS, FLAG_INT, AT(tokens), -1, INT_MAX,
-     "new tokens at most; -1: until the model ends or the context is full (default: generate 256, chat -1)"},
+     "new tokens at most; -1: until the model ends or the context is full (default: generate 256, chat 512)"},
     {"-c", "--ctx", "N", MKA_CLI_GENERATE | MKA_CLI_CHAT | MKA_CLI_EVAL, FLAG_INT, AT(context), 1, 1 << 27,
      "context in tokens (default: generate prompt + new tokens, chat 4096, eval 2048; the model's own when that is less)"},
     {"--chat", NULL, NULL, MKA_CLI_GENERATE, FLAG_SET, AT(chat), 0, 0,
