@@ -386,6 +386,8 @@ static void test_chat(void **state) {
     assert_true(evaluated <= held - first);
     assert_true(json_equal(json_object_get(turn[0], "ids"), json_object_get(turn[2], "ids")));
     for (int i = 0; i < 3; i++) json_decref(turn[i]);
+    MKA("generate", "-m", run.model, "--chat", "-p", "hello");
+    if (run.status != 0) expect(1, "--template NAME"); /* a model without a template of its own */
     const char *const small[] = {"chat", "-m", run.model, "--template", "chatml", "-c", "8", NULL};
     mka_to(TO_FILE, "a message that is far too long for a context of eight tokens, whatever the tokenizer\n", small);
     expect(1, "the context is full");

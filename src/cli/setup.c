@@ -126,7 +126,15 @@ int mka_cli_format_chat(mka_cli *cli, const mka_model *model, const mka_message 
                         unsigned *flags) {
     const char *name = cli->options.chat_template;
     mka_error error = {0};
-    if (mka_chat_format(model, name, messages, count, 1, NULL, 0, length, &error) != MKA_OK) return mka_cli_failure(&error, 0);
+    if (mka_chat_format(model, name, messages, count, 1, NULL, 0, length, &error) != MKA_OK) {
+        mka_cli_failure(&error, 0);
+        if (error.status == MKA_UNSUPPORTED && name == NULL) {
+            fputs("Try: --template NAME, one of", stderr);
+            for (const char *const *t = mka_chat_templates(); *t != NULL; t++) fprintf(stderr, " %s", *t);
+            fputc('\n', stderr);
+        }
+        return 1;
+    }
     *text = malloc(*length + 1);
     if (*text == NULL) return mka_cli_error("out of memory");
     if (mka_chat_format(model, name, messages, count, 1, *text, *length + 1, length, &error) != MKA_OK) {
