@@ -1,13 +1,16 @@
 /* cpu - asks the processor which instruction sets it has, and the system which registers it saves.
  *
  * A processor flag alone is not enough: an operating system that does not save YMM or ZMM registers on a task switch corrupts
- * them, so XCR0 is asked as well. On AArch64 the kernel's auxiliary vector is the only portable source. */
+ * them, so XCR0 is asked as well. AMX tiles are so large that Linux wants every process to ask for them before first use. On
+ * AArch64 the kernel's auxiliary vector is the only portable source. */
 #include "cpu.h"
 
 #include <pthread.h>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 static unsigned bit(unsigned word, int index) {
     return (word >> index) & 1u;
@@ -20,6 +23,25 @@ static unsigned xcr0(void) {
     return low;
 }
 
+/* Whether this process may use the tiles' registers. What is granted holds for all its threads. */
+static int tiles_granted(void) {
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* of arch_prctl */
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+
+/* Sets that build on AVX-512 or AVX2: c, d of leaf 7. */
+static unsigned detect_products(unsigned flags, unsigned state, unsigned c, unsigned d) {
+    unsigned a1 = 0, b1, c1, d1;
+    if (!__get_cpuid_count(7, 1, &a1, &b1, &c1, &d1)) a1 = 0;
+    if ((flags & MKA_CPU_AVX2) && bit(a1, 4)) flags |= MKA_CPU_AVX_VNNI;
+    if (!(flags & MKA_CPU_AVX512)) return flags;
+    if (bit(c, 11)) flags |= MKA_CPU_AVX512_VNNI;
+    if (bit(a1, 5)) flags |= MKA_CPU_AVX512_BF16;
+    unsigned bf16 = bit(d, 22), tile = bit(d, 24), int8 = bit(d, 25);
+    if (bf16 && tile && int8 && (state & 0x60000u) == 0x60000u && tiles_granted()) flags |= MKA_CPU_AMX;
+    return flags;
+}
+
 static unsigned detect(void) {
     unsigned a, b, c, d, flags = 0;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
@@ -30,7 +52,7 @@ static unsigned detect(void) {
     if (ymm && fma && f16c && bit(b, 5)) flags |= MKA_CPU_AVX2;
     unsigned f = bit(b, 16), dq = bit(b, 17), bw = bit(b, 30), vl = bit(b, 31);
     if ((flags & MKA_CPU_AVX2) && zmm && f && dq && bw && vl) flags |= MKA_CPU_AVX512;
-    return flags;
+    return detect_products(flags, state, c, d);
 }
 
 #elif defined(__aarch64__)

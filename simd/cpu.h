@@ -3,9 +3,13 @@
 #define MKA_SIMD_CPU_H
 
 typedef enum mka_cpu_flag {
-    MKA_CPU_AVX2 = 1u << 0,   /* AVX2, FMA, F16C; YMM state enabled by the system */
-    MKA_CPU_AVX512 = 1u << 1, /* AVX-512 F, BW, DQ, VL; ZMM and mask state enabled */
-    MKA_CPU_NEON = 1u << 2    /* Advanced SIMD of AArch64 */
+    MKA_CPU_AVX2 = 1u << 0,        /* AVX2, FMA, F16C; YMM state enabled by the system */
+    MKA_CPU_AVX512 = 1u << 1,      /* AVX-512 F, BW, DQ, VL; ZMM and mask state enabled */
+    MKA_CPU_NEON = 1u << 2,        /* Advanced SIMD of AArch64 */
+    MKA_CPU_AVX_VNNI = 1u << 3,    /* integer dots on YMM, VEX encoding */
+    MKA_CPU_AVX512_VNNI = 1u << 4, /* integer dots on ZMM */
+    MKA_CPU_AVX512_BF16 = 1u << 5,
+    MKA_CPU_AMX = 1u << 6 /* tiles with INT8 and BF16, their state enabled, and this process may use it */
 } mka_cpu_flag;
 
 unsigned mka_cpu_flags(void);

@@ -21,7 +21,10 @@ static const level list[] = {
     {"scalar", NULL, 0, mka_scalar_fill},
 #if defined(__x86_64__)
     {"avx2", "scalar", MKA_CPU_AVX2, mka_avx2_fill},
+    {"avx2vnni", "avx2", MKA_CPU_AVX_VNNI, mka_avx2vnni_fill},
     {"avx512", "avx2", MKA_CPU_AVX2 | MKA_CPU_AVX512, mka_avx512_fill},
+    {"avx512vnni", "avx512", MKA_CPU_AVX512_VNNI | MKA_CPU_AVX512_BF16, mka_avx512vnni_fill},
+    {"amx", "avx512vnni", MKA_CPU_AMX, mka_amx_fill},
 #elif defined(__aarch64__)
     {"neon", "scalar", MKA_CPU_NEON, mka_neon_fill},
 #endif

@@ -12,6 +12,9 @@ void mka_scalar_fill(mka_kernels *k);
 #if defined(__x86_64__)
 void mka_avx2_fill(mka_kernels *k);
 void mka_avx512_fill(mka_kernels *k);
+void mka_avx2vnni_fill(mka_kernels *k);
+void mka_avx512vnni_fill(mka_kernels *k);
+void mka_amx_fill(mka_kernels *k);
 #elif defined(__aarch64__)
 void mka_neon_fill(mka_kernels *k);
 #endif
