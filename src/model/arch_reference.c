@@ -70,7 +70,8 @@ static void read_sizes(reader *r, mka_sizes *s) {
     if (s->variant == MKA_MLA) {
         s->kv_heads = s->heads;
         s->nope_dim = whole(r, "nope_dim", 0);
-        s->rope_dim = s->rotated = whole(r, "rope_dim", 0);
+        s->rope_dim = whole(r, "rope_dim", 0);
+        s->rotated = s->rope_base == 0 ? 0 : s->rope_dim;
         s->value_dim = whole(r, "v_dim", 0);
         s->latent_dim = whole(r, "latent_dim", 0);
         s->head_dim = s->nope_dim + s->rope_dim;
