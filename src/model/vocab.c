@@ -92,13 +92,15 @@ mka_status mka_vocab_from_gguf(mka_model *m, const char *path, int needed, mka_e
     size_t scores = 0, kinds = 0;
     char *model = text(m->file, "tokenizer.ggml.model"), *pre = text(m->file, "tokenizer.ggml.pre"),
          *arch = text(m->file, "general.architecture");
+    char *title = text(m->file, "general.name");
     if (!model) {
         free(pre);
         free(arch);
+        free(title);
         return needed ? mka_fail(error, MKA_BAD_FILE, "%s: it has no vocabulary (metadata key tokenizer.ggml.model)", path)
                       : MKA_OK;
     }
-    mka_vocab_spec spec = {.name = path, .model = model, .pre = pre, .architecture = arch};
+    mka_vocab_spec spec = {.name = path, .model = model, .pre = pre, .architecture = arch, .title = title};
     void *tokens = list(&r, "tokenizer.ggml.tokens", sizeof(mka_bytes), &spec.count, fill_bytes);
     void *score_list = list(&r, "tokenizer.ggml.scores", sizeof(float), &scores, fill_float);
     void *kind_list = list(&r, "tokenizer.ggml.token_type", sizeof(int), &kinds, fill_kind);
@@ -128,6 +130,7 @@ mka_status mka_vocab_from_gguf(mka_model *m, const char *path, int needed, mka_e
     free(model);
     free(pre);
     free(arch);
+    free(title);
     return r.status;
 }
 
