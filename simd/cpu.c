@@ -46,7 +46,8 @@ static unsigned detect(void) {
     unsigned a, b, c, d, flags = 0;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
     unsigned fma = bit(c, 12), osxsave = bit(c, 27), avx = bit(c, 28), f16c = bit(c, 29);
-    if (!osxsave || !avx || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    if (bit(c, 9) && bit(c, 19) && bit(c, 20)) flags |= MKA_CPU_SSE42;
+    if (!osxsave || !avx || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return flags;
     unsigned state = xcr0();
     int ymm = (state & 0x06u) == 0x06u, zmm = (state & 0xe6u) == 0xe6u;
     if (ymm && fma && f16c && bit(b, 5)) flags |= MKA_CPU_AVX2;
@@ -60,9 +61,28 @@ static unsigned detect(void) {
 #ifndef HWCAP_ASIMD
 #define HWCAP_ASIMD (1 << 1)
 #endif
+#ifndef HWCAP_ASIMDDP
+#define HWCAP_ASIMDDP (1 << 20)
+#endif
+#ifndef HWCAP_SVE
+#define HWCAP_SVE (1 << 22)
+#endif
+#ifndef HWCAP2_I8MM
+#define HWCAP2_I8MM (1 << 13)
+#endif
+#ifndef HWCAP2_BF16
+#define HWCAP2_BF16 (1 << 14)
+#endif
 
 static unsigned detect(void) {
-    return getauxval(AT_HWCAP) & HWCAP_ASIMD ? MKA_CPU_NEON : 0;
+    unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+    unsigned flags = 0;
+    if (first & HWCAP_ASIMD) flags |= MKA_CPU_NEON;
+    if (first & HWCAP_ASIMDDP) flags |= MKA_CPU_DOTPROD;
+    if (first & HWCAP_SVE) flags |= MKA_CPU_SVE;
+    if (second & HWCAP2_I8MM) flags |= MKA_CPU_I8MM;
+    if (second & HWCAP2_BF16) flags |= MKA_CPU_BF16;
+    return flags;
 }
 
 #else

@@ -11,7 +11,7 @@
 
 typedef struct {
     const char *name;
-    const char *base; /* the level whose kernels it keeps where it has none; listed before it */
+    const char *base; /* listed before it: whose kernels it keeps where it has none; where the CPU lacks that, its base */
     unsigned flags;   /* all of them must be there */
     void (*fill)(mka_kernels *k);
 } level;
@@ -27,6 +27,7 @@ static const level list[] = {
     {"amx", "avx512vnni", MKA_CPU_AMX, mka_amx_fill},
 #elif defined(__aarch64__)
     {"neon", "scalar", MKA_CPU_NEON, mka_neon_fill},
+    {"dotprod", "neon", MKA_CPU_NEON | MKA_CPU_DOTPROD, mka_dotprod_fill},
 #endif
 };
 
@@ -44,15 +45,19 @@ static const mka_kernels *find(const char *name) {
     return NULL;
 }
 
+/* The tables of a level's base, or of what stands below it. scalar is always there. */
+static const mka_kernels *find_base(const char *name) {
+    const mka_kernels *found = find(name);
+    for (int i = LEVELS - 1; i >= 0 && !found; i--)
+        if (strcmp(list[i].name, name) == 0) found = find(name = list[i].base);
+    return found;
+}
+
 static void build(void) {
     unsigned flags = mka_cpu_flags();
     for (int i = 0; i < LEVELS; i++) {
         if ((list[i].flags & flags) != list[i].flags) continue;
-        if (list[i].base) {
-            const mka_kernels *base = find(list[i].base);
-            if (!base) continue;
-            tables[i] = *base;
-        }
+        if (list[i].base) tables[i] = *find_base(list[i].base);
         tables[i].level = list[i].name;
         list[i].fill(&tables[i]);
         available[available_count++] = i;

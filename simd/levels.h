@@ -17,6 +17,7 @@ void mka_avx512vnni_fill(mka_kernels *k);
 void mka_amx_fill(mka_kernels *k);
 #elif defined(__aarch64__)
 void mka_neon_fill(mka_kernels *k);
+void mka_dotprod_fill(mka_kernels *k);
 #endif
 
 #endif

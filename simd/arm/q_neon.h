@@ -189,7 +189,7 @@ Q_INLINE void q_expand(q32 v, const float *scale, const float *offset, float *y)
     }
 }
 
-static void quantize(int n, const float *x, const mka_q8_row *y) {
+static inline __attribute__((unused)) void quantize(int n, const float *x, const mka_q8_row *y) {
     for (int b = 0; b < n / 32; b++, x += 32) {
         uint32x4_t most = vdupq_n_u32(0);
         for (int k = 0; k < 8; k++)
