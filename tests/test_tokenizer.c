@@ -317,6 +317,36 @@ static void phi3_drops_space_after_its_special_tokens(void **state) {
     mka_tokenizer_destroy(t);
 }
 
+/* ---- WordPiece ---- */
+
+static void spells_words_by_their_longest_beginnings(void **state) {
+    (void)state;
+    vocabulary v;
+    begin(&v, "bert", NULL);
+    v.spec.lowercase = v.spec.strip_accents = v.spec.separator = -1;
+    int unknown = add_kind(&v, "[UNK]", MKA_TOKEN_UNKNOWN, 0), cls = add_kind(&v, "[CLS]", MKA_TOKEN_CONTROL, 0);
+    int separator = add_kind(&v, "[SEP]", MKA_TOKEN_CONTROL, 0), he = add(&v, "\u2581he"), hel = add(&v, "\u2581hel");
+    int lo = add(&v, "lo"), comma = add(&v, "\u2581,"), cafe = add(&v, "\u2581cafe"), you = add(&v, "\u2581\u4F60");
+    int accented = add(&v, "\u2581caf\u00E9");
+    v.spec.special.bos = cls;
+    v.spec.special.unknown = unknown;
+    v.spec.separator = separator;
+    mka_tokenizer *t = make(&v);
+    IDS(t, "HELLO, hel\t Caf\u00E9", MKA_TOKENIZE_BOS, cls, hel, lo, comma, hel, cafe, separator);
+    IDS(t, "helo he\u4F60\u4F60", 0, unknown, he, you, you); /* "o" is no token */
+    IDS(t, "hel\x01lo x", 0, hel, lo, unknown);              /* control characters fall out */
+    IDS(t, "[SEP]he", MKA_TOKENIZE_SPECIAL, separator, he);
+    assert_ids(t, "", 0, MKA_TOKENIZE_BOS, (const int[]){cls, separator}, 2);
+    char piece[16];
+    assert_int_equal(mka_tokenizer_piece(t, he, 0, piece, sizeof piece), 3);
+    assert_memory_equal(piece, " he", 3);
+    mka_tokenizer_destroy(t);
+    v.spec.lowercase = v.spec.strip_accents = 0;
+    t = make(&v);
+    IDS(t, "caf\u00E9 Caf\u00E9", 0, accented, unknown);
+    mka_tokenizer_destroy(t);
+}
+
 /* ---- pieces ---- */
 
 static void assert_piece(const mka_tokenizer *t, int id, int special, const char *text, size_t length) {
@@ -380,8 +410,8 @@ static void refusals_name_their_cause(void **state) {
     merge(&v, "ab");
     assert_refused(&v, MKA_BAD_FILE, "merge 0");
     v.spec.merge_count = 0;
-    v.spec.model = "bert";
-    assert_refused(&v, MKA_UNSUPPORTED, "'bert'");
+    v.spec.model = "t5";
+    assert_refused(&v, MKA_UNSUPPORTED, "'t5'");
     v.spec.model = NULL;
     assert_refused(&v, MKA_BAD_FILE, "tokenizer.ggml.model");
     v.spec.model = "gpt2";
@@ -620,6 +650,7 @@ int main(void) {
         cmocka_unit_test(cuts_words_as_each_name_asks),
         cmocka_unit_test(joins_by_score_and_falls_back_to_bytes),
         cmocka_unit_test(phi3_drops_space_after_its_special_tokens),
+        cmocka_unit_test(spells_words_by_their_longest_beginnings),
         cmocka_unit_test(pieces_are_the_bytes_of_tokens),
         cmocka_unit_test(whole_characters_are_told_from_beginnings),
         cmocka_unit_test(refusals_name_their_cause),

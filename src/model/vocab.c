@@ -116,6 +116,9 @@ mka_status mka_vocab_from_gguf(mka_model *m, const char *path, int needed, mka_e
         whole(m->file, "tokenizer.ggml.add_eos_token", -1)};
     spec.add_space_prefix = whole(m->file, "tokenizer.ggml.add_space_prefix", -1);
     spec.remove_extra_whitespace = whole(m->file, "tokenizer.ggml.remove_extra_whitespaces", -1);
+    spec.lowercase = whole(m->file, "tokenizer.ggml.normalizer.lowercase", -1);
+    spec.strip_accents = whole(m->file, "tokenizer.ggml.normalizer.strip_accents", -1);
+    spec.separator = whole(m->file, "tokenizer.ggml.seperator_token_id", -1); /* spelled so in files */
     if (!r.status && !tokens) r.status = mka_fail(error, MKA_BAD_FILE, "%s: metadata key tokenizer.ggml.tokens is missing", path);
     if (!r.status && ((score_list && scores != spec.count) || (kind_list && kinds != spec.count)))
         r.status = mka_fail(error, MKA_BAD_FILE, "%s: its vocabulary has %zu tokens but %zu scores and %zu kinds", path,

@@ -26,19 +26,23 @@ int mka_buffer_add(mka_buffer *buffer, const char *bytes, size_t length); /* 0 w
 /* ---- unicode.c ---- */
 
 typedef enum mka_unicode_class {
-    MKA_UNICODE_OTHER,
+    MKA_UNICODE_OTHER, /* not assigned */
     MKA_UNICODE_LETTER,
     MKA_UNICODE_NUMBER,
     MKA_UNICODE_MARK,
     MKA_UNICODE_PUNCTUATION,
     MKA_UNICODE_SYMBOL,
-    MKA_UNICODE_SPACE
+    MKA_UNICODE_SPACE,
+    MKA_UNICODE_CONTROL /* also formats, surrogates and private use */
 } mka_unicode_class;
 
 extern const uint32_t mka_unicode_ranges[]; /* unicode_data.c */
 extern const size_t mka_unicode_range_count;
 
 mka_unicode_class mka_unicode_class_of(uint32_t point);
+
+uint32_t mka_unicode_lower(uint32_t point); /* unicode_fold.c: simple lower case */
+uint32_t mka_unicode_base(uint32_t point);  /* the character without its accents, when it has canonical ones */
 
 /* The code point at bytes (length > 0) and how many bytes it takes. A byte that begins nothing valid is U+FFFD of one byte.
  * Lenient as llama.cpp is: over-long forms and surrogates pass, since ids depend on it. */
@@ -167,6 +171,10 @@ typedef struct mka_specials { /* tokens that are taken out of the text before an
 
 struct mka_tokenizer {
     int spm;             /* merges by score, else by rank */
+    int wordpiece;       /* neither: the longest tokens from the left */
+    int lowercase;       /* wordpiece: letters lose their case, */
+    int strip_accents;   /* and their accents */
+    int separator;       /* wordpiece: after a text when BOS is asked for; -1 */
     int raw;             /* BPE over UTF-8 instead of byte letters */
     int escape_spaces;   /* a space becomes U+2581 before merging */
     int space_prefix;    /* text at the start and after a special token gets a space in front */
@@ -219,6 +227,10 @@ mka_status mka_bpe_encode(const mka_tokenizer *tokenizer, const char *text, size
 
 /* spm.c */
 mka_status mka_spm_encode(const mka_tokenizer *tokenizer, const char *text, size_t length, mka_output *output, mka_error *error);
+
+/* wordpiece.c */
+mka_status mka_wordpiece_encode(const mka_tokenizer *tokenizer, const char *text, size_t length, mka_output *output,
+                                mka_error *error);
 
 /* "<0x41>" -> 65; -1 for anything else. */
 int mka_byte_token(const char *bytes, size_t length);

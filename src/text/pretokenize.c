@@ -86,7 +86,7 @@ void mka_splitter_destroy(mka_splitter *splitter) {
 /* The character that stands for another in a view. The ones for categories have had them since they were encoded;
  * U+FDD0 and U+FDD1 are no characters and never will be. */
 static uint32_t stand_in(mka_view view, uint32_t point) {
-    static const uint16_t by_class[] = {0xFDD0, 0xAA, 0xB2, 0x300, 0xA1, 0xA2, 0x0B};
+    static const uint16_t by_class[] = {0xFDD0, 0xAA, 0xB2, 0x300, 0xA1, 0xA2, 0x0B, 0xFDD0};
     mka_unicode_class class = MKA_UNICODE_OTHER;
     if (point < 0x80) return point;
     if (view != MKA_VIEW_TEXT) {

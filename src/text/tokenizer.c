@@ -109,6 +109,18 @@ static mka_status make_bpe(mka_tokenizer *tokenizer, const mka_vocab_spec *spec,
     return mka_bpe_build(tokenizer, spec->merges, spec->merge_count, spec->name, error);
 }
 
+/* BERT's: words of the longest tokens. BOS and separator stand around every text that asks for BOS. */
+static mka_status make_wordpiece(mka_tokenizer *tokenizer, const mka_vocab_spec *spec) {
+    const mka_special defaults = {.bos = 101, .eos = -1, .eot = -1, .unknown = 100, .pad = 0, .add_bos = 1};
+    tokenizer->wordpiece = 1;
+    tokenizer->lowercase = spec->lowercase != 0;
+    tokenizer->strip_accents = spec->strip_accents < 0 ? tokenizer->lowercase : spec->strip_accents;
+    int separator = spec->separator >= 0 ? spec->separator : 102;
+    tokenizer->separator = (size_t)separator < tokenizer->count ? separator : -1;
+    mka_tokenizer_attributes(tokenizer, spec, &defaults);
+    return MKA_OK;
+}
+
 /* tokenizer.json says everything itself. */
 static mka_status make_stated(mka_tokenizer *tokenizer, const mka_vocab_spec *spec, const mka_vocab_extra *extra,
                               mka_error *error) {
@@ -134,7 +146,8 @@ static mka_status make_kind(mka_tokenizer *tokenizer, const mka_vocab_spec *spec
     if (strcmp(spec->model, "llama") == 0) return make_spm(tokenizer, spec, error);
     if (strcmp(spec->model, "gpt2") == 0) return make_bpe(tokenizer, spec, spec->pre, error);
     if (strcmp(spec->model, "gemma4") == 0) return make_bpe(tokenizer, spec, "gemma4", error);
-    return mka_fail(error, MKA_UNSUPPORTED, "%s: tokenizer model '%.80s' is not supported (gpt2, llama and gemma4 are)",
+    if (strcmp(spec->model, "bert") == 0) return make_wordpiece(tokenizer, spec);
+    return mka_fail(error, MKA_UNSUPPORTED, "%s: tokenizer model '%.80s' is not supported (gpt2, llama, gemma4 and bert are)",
                     spec->name, spec->model);
 }
 
@@ -223,6 +236,7 @@ static mka_status encode_text(const mka_tokenizer *tokenizer, const char *text, 
         text = buffer->bytes;
         length = buffer->length;
     }
+    if (tokenizer->wordpiece) return mka_wordpiece_encode(tokenizer, text, length, output, error);
     return tokenizer->spm ? mka_spm_encode(tokenizer, text, length, output, error)
                           : mka_bpe_encode(tokenizer, text, length, output, error);
 }
@@ -257,9 +271,12 @@ mka_status mka_tokenizer_encode(const mka_tokenizer *tokenizer, const char *text
     if (length > INT32_MAX) return mka_fail(error, MKA_BAD_ARGUMENT, "%zu bytes of text; at most 2 GiB at once", length);
     mka_status status = mka_partition(tokenizer, text, length, parse_special, &fragments, error);
     if (status == MKA_OK) {
-        if (add && special->add_bos && special->bos >= 0) mka_output_add(&output, special->bos);
+        if (add && (special->add_bos || tokenizer->wordpiece) && special->bos >= 0) mka_output_add(&output, special->bos);
         status = encode_fragments(tokenizer, text, fragments, &output, error);
-        if (add && special->add_eos && special->eos >= 0) mka_output_add(&output, special->eos);
+        if (add && tokenizer->wordpiece && tokenizer->separator >= 0)
+            mka_output_add(&output, tokenizer->separator);
+        else if (add && special->add_eos && special->eos >= 0)
+            mka_output_add(&output, special->eos);
     }
     free(fragments);
     if (status == MKA_OK) *count = output.count;
@@ -320,7 +337,7 @@ size_t mka_tokenizer_piece(const mka_tokenizer *tokenizer, int token, int specia
     } else if (attr & MKA_ATTR_USER) {
         put(&out, text.bytes, text.length);
     } else if (attr & MKA_ATTR_NORMAL) {
-        if (tokenizer->escape_spaces)
+        if (tokenizer->escape_spaces || tokenizer->wordpiece)
             put_spaces(&out, text);
         else
             put_letters(&out, text);

@@ -29,7 +29,7 @@ typedef struct mka_bytes {
 /* A vocabulary as GGUF metadata states it. All memory is borrowed until create returns. */
 typedef struct mka_vocab_spec {
     const char *name;         /* of the file, for messages */
-    const char *model;        /* tokenizer.ggml.model: "gpt2", "llama", ... */
+    const char *model;        /* tokenizer.ggml.model: "gpt2", "llama", "gemma4" or "bert" */
     const char *pre;          /* tokenizer.ggml.pre, or NULL when the file has none */
     const char *architecture; /* general.architecture: some rules depend on it; NULL when unknown */
     const char *title;        /* general.name, likewise (Phi-3 is known by it alone); NULL when the file has none */
@@ -38,10 +38,12 @@ typedef struct mka_vocab_spec {
     const float *scores;     /* [count] or NULL */
     const int *kinds;        /* [count] of mka_token_kind, or NULL (all normal) */
     size_t merge_count;
-    const mka_bytes *merges;     /* [merge_count] "left right"; NULL: the file has no list (an empty one is not NULL) */
-    mka_special special;         /* ids as the file gives them, -1 where it does not; add_bos and add_eos -1 where it does not */
-    int add_space_prefix;        /* -1 where the file does not say */
-    int remove_extra_whitespace; /* -1 likewise */
+    const mka_bytes *merges;      /* [merge_count] "left right"; NULL: the file has no list (an empty one is not NULL) */
+    mka_special special;          /* ids as the file gives them, -1 where it does not; add_bos and add_eos -1 where it does not */
+    int add_space_prefix;         /* -1 where the file does not say */
+    int remove_extra_whitespace;  /* -1 likewise */
+    int lowercase, strip_accents; /* "bert" alone: 1, 0, or -1 where the file does not say */
+    int separator;                /* "bert" alone: id as the file gives it, -1 where it does not */
 } mka_vocab_spec;
 
 /* Checks everything (ids in range, merges that join to tokens, a known pre-tokeniser) and builds the tables.

@@ -150,7 +150,10 @@ static void try_vocabulary(const input *in) {
                                  .merges = in->flags & 4 && in->merge_count == 0 ? NULL : in->merges,
                                  .special = in->special,
                                  .add_space_prefix = (int)(in->flags >> 3 & 3) - 1,
-                                 .remove_extra_whitespace = -1};
+                                 .remove_extra_whitespace = -1,
+                                 .lowercase = (int)(in->flags >> 5 & 3) - 1,
+                                 .strip_accents = (int)(in->flags >> 6 & 3) - 1,
+                                 .separator = in->special.pad};
     mka_status status = mka_tokenizer_create(&spec, &tokenizer, &error);
     use(status, tokenizer, &error, in);
     free(model);
