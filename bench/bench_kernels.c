@@ -14,7 +14,7 @@
 
 #include "kernels.h"
 
-enum { ROW = 4096, SAMPLES = 15, WIDTH = 2048, HEAD = 128, GROUP = 8 };
+enum { ROW = 4096, SAMPLES = 15, WIDTH = 2048, HEAD = 128, GROUP = 8, BLOCK = 256 };
 
 typedef struct {
     const mka_kernels *k;
@@ -128,13 +128,16 @@ static void call_online(work *w) {
     w->k->online(GROUP, ROW / GROUP, w->s, ROW / GROUP, m, z, c);
 }
 
+/* Through the whole cache in blocks, as attention goes. */
 static void call_score(work *w) {
-    ptrdiff_t stride = (ptrdiff_t)mka_type_row_bytes(w->type, HEAD);
-    w->k->score[w->type](w->r, HEAD, w->rows, w->a, w->matrix, stride, 0.1f, w->s, w->rows);
+    size_t tile = mka_key_tile_bytes(w->type, HEAD);
+    for (int t = 0; t < w->rows; t += BLOCK)
+        w->k->score[w->type](w->r, HEAD, BLOCK, w->a, w->matrix + (size_t)(t / MKA_TILE) * tile, 0.1f, w->s, BLOCK);
 }
 static void call_mix(work *w) {
-    ptrdiff_t stride = (ptrdiff_t)mka_type_row_bytes(w->type, HEAD);
-    w->k->mix[w->type](w->r, HEAD, w->rows, w->s, w->rows, w->matrix, stride, w->c, w->acc);
+    size_t tile = mka_value_tile_bytes(w->type, HEAD);
+    for (int t = 0; t < w->rows; t += BLOCK)
+        w->k->mix[w->type](w->r, HEAD, BLOCK, w->b, BLOCK, w->matrix + (size_t)(t / MKA_TILE) * tile, w->c, w->acc);
 }
 static void call_gemv_f32(work *w) {
     w->k->gemv_f32[w->type](w->rows, w->n, w->matrix, mka_type_row_bytes(w->type, w->n), w->a, w->s);
@@ -195,18 +198,19 @@ static void bench_type(const options *o, work *w, mka_type type) {
     }
     snprintf(name, sizeof name, "load %s", text);
     run(o, name, w, call_load, row + WIDTH * 4.0, WIDTH);
-    if (!w->k->score[type]) return;
-    snprintf(name, sizeof name, "store %s", text);
-    run(o, name, w, call_store, 4.0 * ROW + (double)mka_type_row_bytes(type, ROW), ROW);
-    const int groups[] = {1, 4, 32};
-    for (int i = 0; i < 3; i++) {
+    if (w->k->store[type]) {
+        snprintf(name, sizeof name, "store %s", text);
+        run(o, name, w, call_store, 4.0 * ROW + (double)mka_type_row_bytes(type, ROW), ROW);
+    }
+    const int groups[] = {1, 7, 42};
+    for (int i = 0; i < 3 && w->k->score[type]; i++) {
         w->r = groups[i];
-        w->rows = 512; /* a block of keys, as attention takes them */
-        double keys = 512.0 * HEAD;
-        snprintf(name, sizeof name, "score %s r=%d", text, w->r);
-        run(o, name, w, call_score, keys * mka_type_get(type)->bytes, 2 * keys * w->r);
-        snprintf(name, sizeof name, "mix %s r=%d", text, w->r);
-        run(o, name, w, call_mix, keys * mka_type_get(type)->bytes, 2 * keys * w->r);
+        for (int mix = 0; mix < 2; mix++) {
+            size_t tile = mix ? mka_value_tile_bytes(type, HEAD) : mka_key_tile_bytes(type, HEAD);
+            w->rows = ((int)(o->bytes / (double)tile) * MKA_TILE + BLOCK - 1) / BLOCK * BLOCK;
+            snprintf(name, sizeof name, "%s %s r=%d", mix ? "mix" : "score", text, w->r);
+            run(o, name, w, mix ? call_mix : call_score, (double)tile * w->rows / MKA_TILE, 2.0 * w->rows * HEAD * w->r);
+        }
     }
 }
 
@@ -219,7 +223,8 @@ static void bench_level(const options *o, work *w) {
 
 /* Zero blocks are as good as any: no kernel here takes longer over other numbers. */
 static int make_work(work *w, double bytes) {
-    size_t matrix = (size_t)bytes + (1u << 20), floats = (size_t)bytes / 512 + 512 * 64 + ROW;
+    size_t matrix = (size_t)bytes + (1u << 20),
+           floats = (size_t)bytes / 512 + 512 * 64 + ROW; /* the last rows of 42 by BLOCK or HEAD fit too */
     w->matrix = aligned_alloc(64, (matrix + 63) / 64 * 64);
     float **rows[] = {&w->a, &w->b, &w->c, &w->s, &w->acc};
     for (int i = 0; i < 5; i++) {

@@ -8,6 +8,7 @@
 #ifndef MKA_SIMD_KERNELS_H
 #define MKA_SIMD_KERNELS_H
 
+#include "cache.h"
 #include "quant.h"
 
 /* sum_i a[i] b[i]. Differs from scalar by at most n/16 + 4 roundings of sum |a b|. */
@@ -25,16 +26,21 @@ typedef void mka_add_fn(int n, const float *x, float *y);
  *   online  m' = max(m, max_t s)   c = exp(m - m')   s <- exp(s - m')   z <- c z + sum_t s      (c = 1 where m' = -inf)
  *   mix     acc_i <- c_i acc_i + sum_t s[i][t] v_t
  *
- * q [r][d] and acc [r][d] dense; keys, values [n] rows, stride BYTES apart, of the entry's type; s [r][n], lds floats apart.
- * m, z, c [r]. The empty state is m = -inf, z = 0, acc = 0. Scores of -inf are masked keys and give weight 0 exactly; while
- * all keys so far are masked, m stays -inf and c is 1. A NaN among a row's scores makes its z NaN.
+ * q [r][d] and acc [r][d] dense, 1 <= d <= MKA_MOST_DIM, r >= 1; keys and values point to the first of ceil(n / 32) tiles as
+ * cache.h draws them, 64-byte aligned; s [r] rows, lds floats apart. score writes s[i][0..n) and may write up to the next
+ * multiple of 16. m, z, c [r]. The empty state is m = -inf, z = 0, acc = 0. Scores of -inf are masked keys and give weight 0
+ * exactly; while all keys so far are masked, m stays -inf and c is 1. A NaN among a row's scores makes its z NaN.
  * exp is within 2 ulp for arguments in -87..0 and exactly 0 below -104; in between it may be 0 (its value is denormal).
- * A score differs from the exact one by at most d/4 + 8 roundings of scale sum |q k|; d >= 1, r >= 1. */
-typedef void mka_score_fn(int r, int d, int n, const float *q, const void *keys, ptrdiff_t stride, float scale, float *s,
-                          int lds);
+ *
+ * Levels may round the other operand to the type's own unit, where the CPU multiplies that unit faster:
+ *   score  F32, F16: d/4 + 8 roundings of scale sum |q k|.   BF16: q to bf16, 2^-8 of that sum.
+ *          Q8, Q4: q to 8 bits in groups of 32, (1/254) scale sum over groups of max |q| sum |k|.
+ *   mix    F32, F16: n + 4 roundings of sum |s v|.   BF16: s to bf16, 2^-8 of that sum.
+ *          Q8, Q4: s times the tokens' scales to 8 bits of the largest in up to 256 tokens, (1/255) n max |s v| at most; a row whose
+ *          weights are concentrated gets 16 bits, so that many small ones are not lost. */
+typedef void mka_score_fn(int r, int d, int n, const float *q, const void *keys, float scale, float *s, int lds);
 typedef void mka_online_fn(int r, int n, float *s, int lds, float *m, float *z, float *c);
-typedef void mka_mix_fn(int r, int d, int n, const float *s, int lds, const void *values, ptrdiff_t stride, const float *c,
-                        float *acc);
+typedef void mka_mix_fn(int r, int d, int n, const float *s, int lds, const void *values, const float *c, float *acc);
 
 /* Softmax in place, with the maximum taken off first. A row of -inf only becomes NaN. */
 typedef void mka_softmax_fn(int n, float *x);
@@ -61,10 +67,6 @@ typedef void mka_ema_fn(int n, float beta, const float *x, float *m);
  * a zero excepted). y may be one of rows. */
 typedef void mka_fuse_fn(int levels, int n, const float *lambda, const float *const *rows, float *y);
 
-/* Conversions of n elements; rounding to nearest even, overflow to infinity. All levels give equal values. */
-typedef void mka_load_fn(int n, const void *x, float *y);  /* from a stored type (whole blocks) to float32 */
-typedef void mka_store_fn(int n, const float *x, void *y); /* from float32 to a stored type */
-
 /* Quantises n (a multiple of 32) activations: scale = max |x| / 127 of each 32, q to nearest even. NaN or infinity in a block
  * makes its scale NaN. A scale that would be denormal is 0, and its block zeros. All levels give equal results. */
 typedef void mka_quantize_fn(int n, const float *x, const mka_q8_row *y);
@@ -75,7 +77,7 @@ typedef void mka_gemv_q8_fn(int rows, int n, const void *w, size_t row_bytes, co
 typedef void mka_gemv_f32_fn(int rows, int n, const void *w, size_t row_bytes, const float *x, float *y);
 
 /* One level's kernels. Entries that depend on a stored type are indexed by mka_type and NULL where the type has none:
- * score, mix, store: F32 F16 BF16. load: every weight type. gemv_q8: every quantised type. gemv_f32: F32 F16 BF16. */
+ * score, mix: F32 F16 BF16 Q8_0 Q4_0 (as cache.h stores them). store: F32 F16 BF16. load: every weight type. gemv_q8: every quantised type. gemv_f32: F32 F16 BF16. */
 typedef struct mka_kernels {
     const char *level;
     mka_dot_fn *dot;

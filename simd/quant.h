@@ -86,4 +86,8 @@ typedef struct mka_q8_row {
     int16_t *sum; /* [n / 16] */
 } mka_q8_row;
 
+/* Conversions of n elements; rounding to nearest even, overflow to infinity. All levels give equal values. */
+typedef void mka_load_fn(int n, const void *x, float *y);  /* from a stored type (whole blocks) to float32 */
+typedef void mka_store_fn(int n, const float *x, void *y); /* from float32 to a stored type */
+
 #endif

@@ -17,7 +17,7 @@ typedef struct mka_attend_shape {
     int head_dim;        /* 1..256 */
     int q_len, kv_len;   /* the queries stand at the last q_len of kv_len positions; q_len <= kv_len */
     int window;          /* > 0: a query sees only the last window positions, its own included */
-    mka_type type;       /* how keys and values are stored on the way: MKA_F32, MKA_F16 or MKA_BF16 */
+    mka_type type;       /* how keys and values are stored on the way: MKA_F32, MKA_F16, MKA_BF16, MKA_Q8_0 or MKA_Q4_0 */
 } mka_attend_shape;
 
 /* Causal softmax attention, scale head_dim^-0.5. q, out: float [heads][q_len][head_dim]; k, v: float

@@ -21,7 +21,7 @@ typedef enum mka_mla_form { MKA_MLA_AUTO, MKA_MLA_ABSORBED, MKA_MLA_EXPANDED } m
 typedef struct mka_session_options {
     int context;       /* tokens the session can hold; 0: the model's context */
     int chunk;         /* tokens that prefill takes at once; 0: 512 */
-    mka_type key_type; /* of the cache: MKA_F32, MKA_F16 (default) or MKA_BF16 */
+    mka_type key_type; /* of the cache: MKA_F32, MKA_F16 (default), MKA_BF16, MKA_Q8_0 or MKA_Q4_0 */
     mka_type value_type;
     int exact;        /* 1: activations stay float32 in every product. 0 (default): products with quantised weights
                          quantise them to 8 bits in blocks of 32 when few tokens are evaluated */

@@ -6,9 +6,11 @@
 
 #include "tmpl/vec.h"
 
-#define LEVEL(name) mka_neon_##name
-#define VW          4
-#define V_ROWS      4
+#define LEVEL(name)  mka_neon_##name
+#define VW           4
+#define V_CACHE_ROWS 5
+#define V_HALVES     1
+#define V_BLOCKS     1
 
 typedef float32x4_t vf;
 
@@ -78,6 +80,23 @@ V_INLINE void v_store_bf16_n(void *p, vf x, int n) {
     uint16_t whole[VW];
     v_store_bf16(whole, x);
     tail_copy_out(p, whole, n);
+}
+
+V_INLINE uint32x4_t v_words(const void *p) {
+    return vreinterpretq_u32_u8(vld1q_u8(p));
+}
+V_INLINE vf v_pair_low(const void *p) {
+    return vreinterpretq_f32_u32(vshlq_n_u32(v_words(p), 16));
+}
+V_INLINE vf v_pair_high(const void *p) {
+    return vreinterpretq_f32_u32(vandq_u32(v_words(p), vdupq_n_u32(0xffff0000u)));
+}
+V_INLINE vf v_field(const void *p, int shift, int mask) {
+    return vcvtq_f32_u32(vandq_u32(vshlq_u32(v_words(p), vdupq_n_s32(-shift)), vdupq_n_u32((uint32_t)mask)));
+}
+V_INLINE vf v_signed_byte(const void *p, int b) {
+    int32x4_t up = vreinterpretq_s32_u32(vshlq_u32(v_words(p), vdupq_n_s32(24 - 8 * b)));
+    return vcvtq_f32_s32(vshrq_n_s32(up, 24));
 }
 
 V_INLINE vf v_add(vf a, vf b) {

@@ -1,4 +1,4 @@
-/* scalar_typed - plain C kernels over rows stored as F32, F16 or BF16: conversions, products, attention's scores and mixes.
+/* scalar_typed - plain C kernels over rows stored as F32, F16 or BF16: conversions and products.
  *
  * Rows are converted in pieces of CHUNK elements, once for all query rows. */
 #include "half.h"
@@ -62,53 +62,7 @@ static inline float dot_row(mka_load_fn *load, int size, int n, const void *w, c
     return lanes_sum(s);
 }
 
-/* Four query rows at a time share a converted key. */
-static inline void score(mka_load_fn *load, int size, int r, int d, int n, const float *q, const void *keys, ptrdiff_t stride,
-                         float scale, float *s, int lds) {
-    enum { ROWS = 4 };
-    for (int first = 0; first < r; first += ROWS) {
-        int rows = r - first < ROWS ? r - first : ROWS;
-        for (int t = 0; t < n; t++) {
-            const char *key = (const char *)keys + (ptrdiff_t)t * stride;
-            float lanes[ROWS][LANES] = {{0}}, piece[CHUNK];
-            for (int e = 0; e < d; e += CHUNK) {
-                int count = d - e < CHUNK ? d - e : CHUNK;
-                load(count, key + (size_t)e * (size_t)size, piece);
-                for (int i = 0; i < rows; i++) chunk_dot(count, piece, q + (ptrdiff_t)(first + i) * d + e, lanes[i]);
-            }
-            for (int i = 0; i < rows; i++) s[(ptrdiff_t)(first + i) * lds + t] = scale * lanes_sum(lanes[i]);
-        }
-    }
-}
-
-static inline void mix(mka_load_fn *load, int size, int r, int d, int n, const float *s, int lds, const void *values,
-                       ptrdiff_t stride, const float *c, float *acc) {
-    if (n <= 0) return;
-    for (int i = 0; i < r; i++)
-        for (int e = 0; e < d; e++) acc[(ptrdiff_t)i * d + e] *= c[i];
-    for (int t = 0; t < n; t++) {
-        const char *value = (const char *)values + (ptrdiff_t)t * stride;
-        float piece[CHUNK];
-        for (int e = 0; e < d; e += CHUNK) {
-            int count = d - e < CHUNK ? d - e : CHUNK;
-            load(count, value + (size_t)e * (size_t)size, piece);
-            for (int i = 0; i < r; i++) {
-                float weight = s[(ptrdiff_t)i * lds + t], *row = acc + (ptrdiff_t)i * d + e;
-                for (int k = 0; k < count; k++) row[k] += weight * piece[k];
-            }
-        }
-    }
-}
-
 #define TYPED_KERNELS(type, size)                                                                                                \
-    static void score_##type(int r, int d, int n, const float *q, const void *keys, ptrdiff_t stride, float scale, float *s,     \
-                             int lds) {                                                                                          \
-        score(load_##type, size, r, d, n, q, keys, stride, scale, s, lds);                                                       \
-    }                                                                                                                            \
-    static void mix_##type(int r, int d, int n, const float *s, int lds, const void *values, ptrdiff_t stride, const float *c,   \
-                           float *acc) {                                                                                         \
-        mix(load_##type, size, r, d, n, s, lds, values, stride, c, acc);                                                         \
-    }                                                                                                                            \
     static void gemv_##type(int rows, int n, const void *w, size_t row_bytes, const float *x, float *y) {                        \
         for (int j = 0; j < rows; j++) y[j] = dot_row(load_##type, size, n, (const char *)w + (size_t)j * row_bytes, x);         \
     }
@@ -119,7 +73,7 @@ TYPED_KERNELS(bf16, 2)
 
 void mka_scalar_fill_typed(mka_kernels *k) {
 #define FILL(TYPE, type)                                                                                                         \
-    k->score[MKA_##TYPE] = score_##type, k->mix[MKA_##TYPE] = mix_##type, k->load[MKA_##TYPE] = load_##type,                     \
+    k->load[MKA_##TYPE] = load_##type,                     \
     k->store[MKA_##TYPE] = store_##type, k->gemv_f32[MKA_##TYPE] = gemv_##type
     FILL(F32, f32);
     FILL(F16, f16);

@@ -6,9 +6,11 @@
 
 #include "tmpl/vec.h"
 
-#define LEVEL(name) mka_avx2_##name
-#define VW          8
-#define V_ROWS      2
+#define LEVEL(name)  mka_avx2_##name
+#define VW           8
+#define V_CACHE_ROWS 5
+#define V_HALVES     1
+#define V_BLOCKS     1
 
 typedef __m256 vf;
 
@@ -72,6 +74,23 @@ V_INLINE void v_store_bf16_n(void *p, vf x, int n) {
     uint16_t whole[VW];
     v_store_bf16(whole, x);
     tail_copy_out(p, whole, n);
+}
+
+V_INLINE __m256i v_words(const void *p) {
+    return _mm256_loadu_si256(p);
+}
+V_INLINE vf v_pair_low(const void *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(v_words(p), 16));
+}
+V_INLINE vf v_pair_high(const void *p) {
+    return _mm256_castsi256_ps(_mm256_and_si256(v_words(p), _mm256_set1_epi32((int)0xffff0000u)));
+}
+V_INLINE vf v_field(const void *p, int shift, int mask) {
+    __m256i u = _mm256_srlv_epi32(v_words(p), _mm256_set1_epi32(shift));
+    return _mm256_cvtepi32_ps(_mm256_and_si256(u, _mm256_set1_epi32(mask)));
+}
+V_INLINE vf v_signed_byte(const void *p, int b) {
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_sllv_epi32(v_words(p), _mm256_set1_epi32(24 - 8 * b)), 24));
 }
 
 V_INLINE vf v_add(vf a, vf b) {

@@ -6,9 +6,11 @@
 
 #include "tmpl/vec.h"
 
-#define LEVEL(name) mka_avx512_##name
-#define VW          16
-#define V_ROWS      4
+#define LEVEL(name)  mka_avx512_##name
+#define VW           16
+#define V_CACHE_ROWS 8
+#define V_HALVES     2
+#define V_BLOCKS     2
 
 typedef __m512 vf;
 
@@ -67,6 +69,21 @@ V_INLINE void v_store_f16_n(void *p, vf x, int n) {
 }
 V_INLINE void v_store_bf16_n(void *p, vf x, int n) {
     _mm256_mask_storeu_epi16(p, v_mask(n), v_to_bf16(x));
+}
+
+V_INLINE vf v_pair_low(const void *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+V_INLINE vf v_pair_high(const void *p) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32((int)0xffff0000u)));
+}
+V_INLINE vf v_field(const void *p, int shift, int mask) {
+    __m512i u = _mm512_srlv_epi32(_mm512_loadu_si512(p), _mm512_set1_epi32(shift));
+    return _mm512_cvtepi32_ps(_mm512_and_si512(u, _mm512_set1_epi32(mask)));
+}
+V_INLINE vf v_signed_byte(const void *p, int b) {
+    __m512i u = _mm512_sllv_epi32(_mm512_loadu_si512(p), _mm512_set1_epi32(24 - 8 * b));
+    return _mm512_cvtepi32_ps(_mm512_srai_epi32(u, 24));
 }
 
 V_INLINE vf v_add(vf a, vf b) {

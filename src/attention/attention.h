@@ -83,8 +83,9 @@ typedef struct mka_layer_state {
 /* Buffers that the layers of a pass share, each as large as the largest layer needs; floats. */
 #define MKA_SCRATCH_FIELDS(X)                                                                                                    \
     X(q)                                                                                                                         \
-    X(k) X(v) X(out) X(mixed) X(summary_rows) X(longterm_rows) X(fused) X(hidden) X(lambda) X(q_latent) X(down) X(q_absorbed)    \
-        X(latent_out) X(block_latent) X(block_k) X(block_v) X(run_m) X(run_z)
+    X(k)                                                                                                                         \
+    X(v) X(out) X(mixed) X(summary_rows) X(longterm_rows) X(fused) X(hidden) X(lambda) X(q_latent) X(down) X(q_absorbed)         \
+        X(latent_out) X(block_latent) X(block_rows) X(block_k) X(block_v) X(run_m) X(run_z)
 #define MKA_SCRATCH_SIZE(name)   size_t name;
 #define MKA_SCRATCH_BUFFER(name) float *name;
 typedef struct mka_attention_sizes {

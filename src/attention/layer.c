@@ -35,8 +35,9 @@ static mka_status check_shape(const mka_attend_shape *s, mka_error *error) {
         return mka_fail(error, MKA_BAD_ARGUMENT, "%d queries over %d keys: queries are the last of the keys' positions", s->q_len,
                         s->kv_len);
     if (s->window < 0) return mka_fail(error, MKA_BAD_ARGUMENT, "window %d is negative", s->window);
-    if (!mka_local_type(s->type))
-        return mka_fail(error, MKA_BAD_ARGUMENT, "a cache cannot be stored as %s; f32, f16 and bf16 can", mka_type_name(s->type));
+    if (!mka_cache_type(s->type))
+        return mka_fail(error, MKA_BAD_ARGUMENT, "a cache cannot be stored as %s; f32, f16, bf16, q8 and q4 can",
+                        mka_type_name(s->type));
     return MKA_OK;
 }
 
@@ -54,7 +55,13 @@ mka_status mka_attend(mka_engine *engine, const mka_attend_shape *s, const float
     if (status) return status;
     mka_ops ops;
     mka_ops_cpu(&ops, engine);
-    struct mka_ops_limits limits = {s->q_len, 1, s->heads / s->kv_heads, s->head_dim, s->head_dim, s->kv_heads, s->kv_len};
+    struct mka_ops_limits limits = {.rows = s->q_len,
+                                    .cols = 1,
+                                    .head_rows = s->heads / s->kv_heads,
+                                    .key_dim = s->head_dim,
+                                    .value_dim = s->head_dim,
+                                    .kv_heads = s->kv_heads,
+                                    .context = s->kv_len};
     mka_arena arena = {.base = NULL};
     mka_local cache = {.keys = NULL};
     mka_local_shape shape = {s->kv_heads, s->head_dim, s->head_dim, 0, s->type, s->type, s->kv_len};
@@ -144,9 +151,9 @@ static mka_status check_options(const mka_attention_options *o, mka_error *error
         wrong = "context";
     else if (!in_range(o->chunk, 0, 1 << 20))
         wrong = "chunk";
-    else if (!mka_local_type(o->key_type))
+    else if (!mka_cache_type(o->key_type))
         wrong = "key_type";
-    else if (!mka_local_type(o->value_type))
+    else if (!mka_cache_type(o->value_type))
         wrong = "value_type";
     else if (!in_range((int)o->mla, MKA_MLA_AUTO, MKA_MLA_EXPANDED))
         wrong = "mla";

@@ -33,6 +33,7 @@ static void mla_measure(const mka_layer_config *c, int n, mka_attention_sizes *s
     mka_raise(&sizes->q_absorbed, rows, heads * (size_t)row_width(c));
     mka_raise(&sizes->latent_out, rows, heads * (size_t)c->latent_dim);
     mka_raise(&sizes->block_latent, block, (size_t)row_width(c));
+    mka_raise(&sizes->block_rows, block, heads * (size_t)c->head_dim);
     mka_raise(&sizes->block_k, block, heads * (size_t)c->head_dim);
     mka_raise(&sizes->block_v, block, heads * (size_t)c->value_dim);
     mka_raise(&sizes->run_m, rows, heads);
@@ -108,23 +109,23 @@ static void attend_absorbed(const mka_attention_pass *pass) {
                    c->heads * c->value_dim);
 }
 
-/* Keys [heads][EXPAND][head_dim] and values [heads][EXPAND][value_dim] of count cached tokens. */
+/* Keys and values of count cached tokens, as F32 tiles: those of a head's values are plain rows, keys are put one by one. */
 static void expand_block(const mka_attention_pass *pass, int from, int count) {
     const mka_layer_config *c = &pass->layer->config;
     const mka_attention_scratch *s = pass->scratch;
-    const mka_local *cache = &pass->state->cache[0];
-    int width = row_width(c);
-    for (int i = 0; i < count; i++)
-        pass->ops->kernels->load[cache->shape.key_type](width, cache->keys + (size_t)(from + i) * cache->key_row,
-                                                        s->block_latent + (size_t)i * width);
-    multiply_heads(pass, count, pass->layer->weights.k_up, s->block_latent, 0, width, s->block_k, EXPAND * c->head_dim,
-                   c->head_dim);
+    int width = row_width(c), keys = c->heads * c->head_dim;
+    size_t tile = mka_key_tile_bytes(MKA_F32, c->head_dim);
+    for (int i = 0; i < count; i++) mka_local_key(&pass->state->cache[0], 0, from + i, s->block_latent + (size_t)i * width);
+    multiply_heads(pass, count, pass->layer->weights.k_up, s->block_latent, 0, width, s->block_rows, c->head_dim, keys);
     multiply_heads(pass, count, pass->layer->weights.v_up, s->block_latent, 0, width, s->block_v, EXPAND * c->value_dim,
                    c->value_dim);
     for (int h = 0; h < c->heads; h++)
-        for (int i = 0; i < count; i++)
-            memcpy(s->block_k + ((size_t)h * EXPAND + i) * c->head_dim + c->nope_dim,
-                   s->block_latent + (size_t)i * width + c->latent_dim, (size_t)c->rope_dim * sizeof(float));
+        for (int i = 0; i < count; i++) {
+            float *row = s->block_rows + (size_t)i * keys + (size_t)h * c->head_dim;
+            memcpy(row + c->nope_dim, s->block_latent + (size_t)i * width + c->latent_dim, (size_t)c->rope_dim * sizeof(float));
+            size_t index = ((size_t)h * EXPAND + (size_t)i) / MKA_TILE;
+            mka_put_key(MKA_F32, NULL, c->head_dim, row, (unsigned char *)s->block_k + index * tile, i % MKA_TILE);
+        }
 }
 
 static void attend_expanded(const mka_attention_pass *pass) {
@@ -148,9 +149,7 @@ static void attend_expanded(const mka_attention_pass *pass) {
                           .values = (const unsigned char *)s->block_v,
                           .key_type = MKA_F32,
                           .value_type = MKA_F32,
-                          .head_capacity = EXPAND,
-                          .key_stride = (ptrdiff_t)((size_t)c->head_dim * sizeof(float)),
-                          .value_stride = (ptrdiff_t)((size_t)c->value_dim * sizeof(float))};
+                          .head_tiles = EXPAND / MKA_TILE};
     for (int from = 0; from < pass->first + pass->n; from += EXPAND) {
         job.key_first = from;
         job.key_count = pass->first + pass->n - from < EXPAND ? pass->first + pass->n - from : EXPAND;

@@ -36,6 +36,7 @@ void mka_attention_limits(const mka_layer_config *c, struct mka_ops_limits *limi
     raise(&limits->key_dim, mla ? c->latent_dim + c->rope_dim : c->head_dim);
     raise(&limits->key_dim, c->head_dim);
     raise(&limits->value_dim, mla && c->latent_dim > c->value_dim ? c->latent_dim : c->value_dim);
+    limits->shared |= mla;
     raise(&limits->kv_heads, mla ? 1 : c->kv_heads); /* expanded blocks are too short to be split */
 }
 

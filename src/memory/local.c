@@ -5,26 +5,34 @@
 
 #include "base/status.h"
 
-int mka_local_type(mka_type type) {
-    return type == MKA_F32 || type == MKA_F16 || type == MKA_BF16;
+static void tile_bytes(const mka_local_shape *shape, size_t *key, size_t *value) {
+    *key = mka_key_tile_bytes(shape->key_type, shape->key_dim);
+    *value = shape->shared ? 0 : mka_value_tile_bytes(shape->value_type, shape->value_dim);
+}
+
+static size_t tile_count(const mka_local_shape *shape) {
+    return ((size_t)shape->capacity + MKA_TILE - 1) / MKA_TILE;
 }
 
 size_t mka_local_token_bytes(const mka_local_shape *shape) {
-    size_t key = mka_type_row_bytes(shape->key_type, shape->key_dim);
-    size_t value = shape->shared ? 0 : mka_type_row_bytes(shape->value_type, shape->value_dim);
-    return (size_t)shape->kv_heads * (key + value);
+    size_t key, value;
+    tile_bytes(shape, &key, &value);
+    return (size_t)shape->kv_heads * (key + value) / MKA_TILE;
 }
 
 size_t mka_local_bytes(const mka_local_shape *shape) {
-    size_t bytes;
-    return mka_size_mul(mka_local_token_bytes(shape), (size_t)shape->capacity, &bytes) ? bytes : 0;
+    size_t key, value, bytes;
+    tile_bytes(shape, &key, &value);
+    return mka_size_mul((size_t)shape->kv_heads * (key + value), tile_count(shape), &bytes) ? bytes : 0;
 }
 
 mka_status mka_local_create(const mka_local_shape *shape, mka_local *local, mka_error *error) {
-    *local = (mka_local){.shape = *shape};
-    local->key_row = mka_type_row_bytes(shape->key_type, shape->key_dim);
-    local->value_row = shape->shared ? local->key_row : mka_type_row_bytes(shape->value_type, shape->value_dim);
-    local->bytes = mka_local_bytes(shape);
+    *local = (mka_local){.shape = *shape, .tiles = tile_count(shape), .bytes = mka_local_bytes(shape)};
+    tile_bytes(shape, &local->key_tile, &local->value_tile);
+    if (shape->key_dim > MKA_MOST_DIM || shape->value_dim > MKA_MOST_DIM) {
+        *local = (mka_local){.keys = NULL};
+        return mka_fail(error, MKA_UNSUPPORTED, "a cache of keys of %d numbers: %d are the most", shape->key_dim, MKA_MOST_DIM);
+    }
     local->keys = local->bytes ? mka_pages_map(local->bytes) : NULL;
     if (!local->keys) {
         char text[MKA_SIZE_TEXT];
@@ -33,8 +41,7 @@ mka_status mka_local_create(const mka_local_shape *shape, mka_local *local, mka_
         return mka_fail(error, MKA_NO_MEMORY, "the system gives no %s for a cache of %d tokens",
                         mka_size_text(bytes, text, sizeof text), shape->capacity);
     }
-    local->values =
-        shape->shared ? local->keys : local->keys + (size_t)shape->kv_heads * (size_t)shape->capacity * local->key_row;
+    local->values = shape->shared ? local->keys : local->keys + (size_t)shape->kv_heads * local->tiles * local->key_tile;
     return MKA_OK;
 }
 
@@ -50,28 +57,47 @@ typedef struct store_task {
     const float *keys, *values;
 } store_task;
 
+/* x, or x turned into room when the type wants that (see mka_hadamard). */
+static const float *turned(mka_type type, int d, const float *x, float *room) {
+    if (type != MKA_Q4_0) return x;
+    memcpy(room, x, (size_t)d * sizeof *x);
+    mka_hadamard(d, room);
+    return room;
+}
+
+static void store_token(const store_task *t, int head, size_t i) {
+    const mka_local *local = t->local;
+    const mka_local_shape *shape = &local->shape;
+    float room[MKA_MOST_DIM];
+    size_t token = (size_t)t->first + i, tile = (size_t)head * local->tiles + token / MKA_TILE;
+    int slot = (int)(token % MKA_TILE);
+    const float *key = t->keys + i * (size_t)t->key_ld + (size_t)head * (size_t)shape->key_dim;
+    mka_put_key(shape->key_type, t->kernels->store[shape->key_type], shape->key_dim,
+                turned(shape->key_type, shape->key_dim, key, room), local->keys + tile * local->key_tile, slot);
+    if (shape->shared) return;
+    const float *value = t->values + i * (size_t)t->value_ld + (size_t)head * (size_t)shape->value_dim;
+    mka_put_value(shape->value_type, t->kernels->store[shape->value_type], shape->value_dim,
+                  turned(shape->value_type, shape->value_dim, value, room), local->values + tile * local->value_tile, slot);
+}
+
+/* Threads share out heads and whole tiles, so that no two write one line of memory. */
 static void store_share(void *argument, int thread, int threads) {
     const store_task *t = argument;
-    const mka_local_shape *shape = &t->local->shape;
+    int heads = t->local->shape.kv_heads, begin_tile = t->first / MKA_TILE,
+        tiles = (t->first + t->n - 1) / MKA_TILE - begin_tile + 1;
     size_t begin, end;
-    mka_share((size_t)t->n, 1, thread, threads, &begin, &end);
-    for (size_t i = begin; i < end; i++)
-        for (int head = 0; head < shape->kv_heads; head++) {
-            size_t slot = (size_t)head * (size_t)shape->capacity + (size_t)t->first + i;
-            t->kernels->store[shape->key_type](shape->key_dim,
-                                               t->keys + i * (size_t)t->key_ld + (size_t)head * (size_t)shape->key_dim,
-                                               t->local->keys + slot * t->local->key_row);
-            if (!shape->shared)
-                t->kernels->store[shape->value_type](
-                    shape->value_dim, t->values + i * (size_t)t->value_ld + (size_t)head * (size_t)shape->value_dim,
-                    t->local->values + slot * t->local->value_row);
-        }
+    mka_share((size_t)heads * (size_t)tiles, 1, thread, threads, &begin, &end);
+    for (size_t item = begin; item < end; item++) {
+        int head = (int)(item / (size_t)tiles), from = (begin_tile + (int)(item % (size_t)tiles)) * MKA_TILE - t->first;
+        int to = from + MKA_TILE < t->n ? from + MKA_TILE : t->n;
+        for (int i = from > 0 ? from : 0; i < to; i++) store_token(t, head, (size_t)i);
+    }
 }
 
 void mka_local_store(mka_local *local, mka_ops *ops, int first, int n, const float *keys, int key_ld, const float *values,
                      int value_ld) {
     store_task t = {local, ops->kernels, first, n, key_ld, value_ld, keys, values};
-    if (n < 16)
+    if (n < 8)
         store_share(&t, 0, 1); /* a few rows are stored sooner than threads wake */
     else
         mka_pool_run(ops->pool, store_share, &t);
@@ -79,12 +105,19 @@ void mka_local_store(mka_local *local, mka_ops *ops, int first, int n, const flo
 
 void mka_local_truncate(mka_local *local, int length) {
     const mka_local_shape *shape = &local->shape;
-    size_t gone = (size_t)(shape->capacity - length);
+    size_t kept = ((size_t)length + MKA_TILE - 1) / MKA_TILE, gone = local->tiles - kept;
     for (int head = 0; head < shape->kv_heads; head++) {
-        size_t slot = (size_t)head * (size_t)shape->capacity + (size_t)length;
-        mka_pages_discard(local->keys + slot * local->key_row, gone * local->key_row);
-        if (!shape->shared) mka_pages_discard(local->values + slot * local->value_row, gone * local->value_row);
+        size_t tile = (size_t)head * local->tiles + kept;
+        mka_pages_discard(local->keys + tile * local->key_tile, gone * local->key_tile);
+        if (!shape->shared) mka_pages_discard(local->values + tile * local->value_tile, gone * local->value_tile);
     }
+}
+
+void mka_local_key(const mka_local *local, int head, int token, float *x) {
+    const mka_local_shape *shape = &local->shape;
+    size_t tile = (size_t)head * local->tiles + (size_t)token / MKA_TILE;
+    mka_get_key(shape->key_type, shape->key_dim, local->keys + tile * local->key_tile, token % MKA_TILE, x);
+    if (shape->key_type == MKA_Q4_0) mka_hadamard(shape->key_dim, x);
 }
 
 void mka_local_job(const mka_local *local, int count, mka_attend_job *job) {
@@ -95,9 +128,8 @@ void mka_local_job(const mka_local *local, int count, mka_attend_job *job) {
     job->values = local->values;
     job->key_type = local->shape.key_type;
     job->value_type = local->shape.shared ? local->shape.key_type : local->shape.value_type;
-    job->key_stride = (ptrdiff_t)local->key_row;
-    job->value_stride = (ptrdiff_t)local->value_row;
-    job->head_capacity = local->shape.capacity;
+    job->shared = local->shape.shared;
+    job->head_tiles = local->tiles;
     job->key_first = 0;
     job->key_count = count;
 }

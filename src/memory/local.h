@@ -1,7 +1,7 @@
-/* local - the dense tier: keys and values of every token of one layer, in order, head by head.
+/* local - the dense tier: keys and values of every token of one layer, in order, head by head, in the tiles of simd/cache.h.
  *
- *   keys    [kv_heads][capacity][key_dim]     one head's rows lie together, so that attention streams them
- *   values  [kv_heads][capacity][value_dim]   (absent when a value is a part of its key, as in latent attention)
+ *   keys    [kv_heads][tiles][key tile]       one head's tiles lie together, so that attention streams them
+ *   values  [kv_heads][tiles][value tile]     (absent when a value is a part of its key, as in latent attention)
  *
  * Room for all of capacity is reserved at once, but the system commits pages only as tokens arrive.
  */
@@ -19,15 +19,13 @@ typedef struct mka_local_shape {
 
 typedef struct mka_local {
     mka_local_shape shape;
-    size_t key_row, value_row; /* bytes of one row */
-    size_t bytes;              /* reserved in all */
+    size_t key_tile, value_tile; /* bytes of one tile of 32 tokens */
+    size_t tiles;                /* of one head */
+    size_t bytes;                /* reserved in all */
     unsigned char *keys, *values;
 } mka_local;
 
-/* 1 for the types that a cache row can have: F32, F16, BF16. */
-int mka_local_type(mka_type type);
-
-/* Bytes that one token takes, and that the whole capacity takes (0 when that does not fit in size_t). */
+/* Bytes that one token takes on average, and that the whole capacity takes (0 when that does not fit in size_t). */
 size_t mka_local_token_bytes(const mka_local_shape *shape);
 size_t mka_local_bytes(const mka_local_shape *shape);
 
@@ -42,6 +40,9 @@ void mka_local_store(mka_local *local, mka_ops *ops, int first, int n, const flo
 
 /* Gives the pages behind tokens length.. back to the system. */
 void mka_local_truncate(mka_local *local, int length);
+
+/* The key of one token as float [key_dim], as it is stored. */
+void mka_local_key(const mka_local *local, int head, int token, float *x);
 
 /* Fills the cache's side of a job: the first count tokens. */
 void mka_local_job(const mka_local *local, int count, mka_attend_job *job);

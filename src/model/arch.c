@@ -49,7 +49,7 @@ static mka_status check_ranges(const range *ranges, size_t count, const char *pa
 }
 
 static mka_status check_latent(const mka_sizes *s, const char *path, mka_error *error) {
-    const range ranges[] = {{"latent width", s->latent_dim, 1, 16384},
+    const range ranges[] = {{"latent width", s->latent_dim, 1, 4096},
                             {"rotary part of a head", s->rope_dim, 2, 1024},
                             {"unrotated part of a head", s->nope_dim, 1, 1024},
                             {"latent width of the query", s->q_latent_dim, 0, 65536}};

@@ -107,7 +107,7 @@ void mka_model_get_info(const mka_model *m, mka_model_info *info) {
 }
 
 size_t mka_model_cache_bytes(const mka_model *m, mka_type key_type, mka_type value_type) {
-    if (!mka_local_type(key_type) || !mka_local_type(value_type) || !m->blocks) return 0;
+    if (!mka_cache_type(key_type) || !mka_cache_type(value_type) || !m->blocks) return 0;
     size_t bytes = 0;
     for (int i = 0; i < m->sizes.layers; i++) {
         mka_local_shape shapes[MKA_LEVELS];

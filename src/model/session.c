@@ -74,9 +74,9 @@ static mka_status check_options(mka_session *s, mka_error *error) {
         return mka_fail(error, MKA_BAD_ARGUMENT, "a context of %d tokens is outside 1..%d", o->context, MOST_CONTEXT);
     if (o->chunk < 1 || o->chunk > MOST_CHUNK)
         return mka_fail(error, MKA_BAD_ARGUMENT, "chunks of %d tokens are outside 1..%d", o->chunk, MOST_CHUNK);
-    if (!mka_local_type(o->key_type) || !mka_local_type(o->value_type))
-        return mka_fail(error, MKA_BAD_ARGUMENT, "a cache cannot be stored as %s; f32, f16 and bf16 can",
-                        mka_type_name(mka_local_type(o->key_type) ? o->value_type : o->key_type));
+    if (!mka_cache_type(o->key_type) || !mka_cache_type(o->value_type))
+        return mka_fail(error, MKA_BAD_ARGUMENT, "a cache cannot be stored as %s; f32, f16, bf16, q8 and q4 can",
+                        mka_type_name(mka_cache_type(o->key_type) ? o->value_type : o->key_type));
     if ((int)o->mla < MKA_MLA_AUTO || o->mla > MKA_MLA_EXPANDED)
         return mka_fail(error, MKA_BAD_ARGUMENT, "%d is no form of latent attention", (int)o->mla);
     if (o->chunk > o->context) o->chunk = o->context;

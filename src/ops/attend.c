@@ -12,7 +12,7 @@
 #include "ops.h"
 
 #define TILE_ROWS 48   /* query rows that a tile aims for */
-#define BLOCK     128  /* keys scored at once: scores and rows stay in the first cache levels */
+#define BLOCK     256  /* keys scored at once: their scores and tiles stay in the first two cache levels */
 #define SPLIT     1024 /* keys of one split when few queries attend */
 
 typedef struct plan {
@@ -36,20 +36,22 @@ static size_t most_rows(int group) {
 
 size_t mka_attend_scratch(const struct mka_ops_limits *limits) {
     size_t rows = most_rows(limits->head_rows) > TILE_ROWS ? most_rows(limits->head_rows) : TILE_ROWS;
+    size_t shared = limits->shared ? (size_t)BLOCK * (size_t)limits->value_dim : 0;
     return (align_floats(rows * (size_t)limits->key_dim) + align_floats(rows * (size_t)limits->value_dim) + rows * BLOCK +
-            3 * align_floats(rows)) *
+            3 * align_floats(rows) + shared) *
            sizeof(float);
 }
 
 size_t mka_attend_partials(const struct mka_ops_limits *limits) {
     size_t rows = most_rows(limits->head_rows) > TILE_ROWS ? most_rows(limits->head_rows) : TILE_ROWS;
-    size_t splits = ((size_t)limits->context + SPLIT - 1) / SPLIT;
+    size_t splits = ((size_t)limits->context + SPLIT - 1) / SPLIT + 1; /* a window may begin within a tile */
     return splits * (size_t)limits->kv_heads * rows * ((size_t)limits->value_dim + 2);
 }
 
 /* A tile's rows, in a thread's scratch. */
 typedef struct tile {
     float *q, *acc, *s, *m, *z, *c;
+    float *values; /* [BLOCK][value_dim], where values are parts of keys */
     int rows, first_query, queries;
 } tile;
 
@@ -65,6 +67,7 @@ static tile place_tile(const plan *p, unsigned char *scratch, int index) {
     t.m = t.s + (size_t)t.rows * BLOCK;
     t.z = t.m + rows;
     t.c = t.z + rows;
+    t.values = t.c + rows;
     return t;
 }
 
@@ -78,6 +81,7 @@ static void load_tile(const plan *p, const tile *t, int head) {
     for (int r = 0; r < t->rows; r++) {
         size_t row = row_of(p, t, head, r);
         memcpy(t->q + (size_t)r * job->key_dim, job->q + row * (size_t)job->key_dim, (size_t)job->key_dim * sizeof(float));
+        if (job->key_type == MKA_Q4_0) mka_hadamard(job->key_dim, t->q + (size_t)r * job->key_dim); /* as the keys are */
         t->m[r] = job->m ? job->m[row] : -INFINITY;
         t->z[r] = job->m ? job->z[row] : 0.0F;
         float *acc = t->acc + (size_t)r * job->value_dim;
@@ -101,6 +105,7 @@ static void store_tile(const plan *p, const tile *t, int head) {
         } else {
             float scale = t->z[r] > 0.0F ? 1.0F / t->z[r] : t->z[r]; /* no key at all: zero; NaN stays NaN */
             for (int i = 0; i < job->value_dim; i++) out[i] = acc[i] * scale;
+            if (job->value_type == MKA_Q4_0 && !job->shared) mka_hadamard(job->value_dim, out); /* turns the values back */
         }
     }
 }
@@ -118,34 +123,55 @@ static void store_partial(const plan *p, const tile *t, int head, int split) {
     memcpy(state + 2 * t->rows, t->acc, (size_t)t->rows * (size_t)p->job->value_dim * sizeof(float));
 }
 
-/* Masks, with -inf, the keys from..from+count-1 that a row's query must not see. */
-static void mask(const plan *p, const tile *t, int from, int count) {
+/* Masks, with -inf, the keys from..from+count-1 that a row's query must not see, and those before begin. */
+static void mask(const plan *p, const tile *t, int from, int count, int begin) {
     const mka_attend_job *job = p->job;
     for (int query = 0; query < t->queries; query++) {
         int position = job->first + t->first_query + query;
-        int end = position + 1 - from, begin = job->window > 0 ? position - job->window + 1 - from : 0;
-        if (end >= count && begin <= 0) continue;
-        for (int r = query * p->group; r < (query + 1) * p->group; r++)
-            for (int i = 0; i < count; i++)
-                if (i >= end || i < begin) t->s[(size_t)r * BLOCK + i] = -INFINITY;
+        int last = position + 1 - from, seen_from = job->window > 0 ? position - job->window + 1 : 0;
+        int first = (seen_from > begin ? seen_from : begin) - from;
+        if (last >= count && first <= 0) continue;
+        for (int r = query * p->group; r < (query + 1) * p->group; r++) {
+            float *s = t->s + (size_t)r * BLOCK;
+            for (int i = 0; i < first && i < count; i++) s[i] = -INFINITY;
+            for (int i = last > 0 ? last : 0; i < count; i++) s[i] = -INFINITY;
+        }
     }
 }
 
-/* Runs a tile over the keys at positions begin..end-1. */
+/* The values of count tokens that are parts of their keys, as a tile of F32 values, which is plain rows. */
+static void share_values(const plan *p, const tile *t, const unsigned char *keys, size_t key_tile, int count) {
+    const mka_attend_job *job = p->job;
+    float key[MKA_MOST_DIM];
+    for (int i = 0; i < count; i++) {
+        mka_get_key(job->key_type, job->key_dim, keys + (size_t)(i / MKA_TILE) * key_tile, i % MKA_TILE, key);
+        if (job->key_type == MKA_Q4_0) mka_hadamard(job->key_dim, key);
+        memcpy(t->values + (size_t)i * job->value_dim, key, (size_t)job->value_dim * sizeof(float));
+    }
+}
+
+/* Runs a tile over the keys at positions begin..end-1. Blocks begin with a whole tile of the cache; what lies before begin is
+ * masked. */
 static void attend_keys(const plan *p, const tile *t, int head, int begin, int end) {
     const mka_attend_job *job = p->job;
     const mka_kernels *kernels = p->ops->kernels;
-    const unsigned char *keys = job->keys + (ptrdiff_t)head * job->head_capacity * job->key_stride;
-    const unsigned char *values = job->values + (ptrdiff_t)head * job->head_capacity * job->value_stride;
-    for (int from = begin; from < end; from += BLOCK) {
+    size_t key_tile = mka_key_tile_bytes(job->key_type, job->key_dim),
+           value_tile = mka_value_tile_bytes(job->value_type, job->value_dim);
+    size_t first_tile = (size_t)head * job->head_tiles;
+    for (int from = begin / MKA_TILE * MKA_TILE; from < end; from += BLOCK) {
         int count = end - from < BLOCK ? end - from : BLOCK;
-        ptrdiff_t index = from - job->key_first;
-        kernels->score[job->key_type](t->rows, job->key_dim, count, t->q, keys + index * job->key_stride, job->key_stride,
-                                      job->scale, t->s, BLOCK);
-        mask(p, t, from, count);
+        size_t index = first_tile + (size_t)(from - job->key_first) / MKA_TILE;
+        const unsigned char *keys = job->keys + index * key_tile;
+        kernels->score[job->key_type](t->rows, job->key_dim, count, t->q, keys, job->scale, t->s, BLOCK);
+        mask(p, t, from, count, begin);
         kernels->online(t->rows, count, t->s, BLOCK, t->m, t->z, t->c);
-        kernels->mix[job->value_type](t->rows, job->value_dim, count, t->s, BLOCK, values + index * job->value_stride,
-                                      job->value_stride, t->c, t->acc);
+        if (job->shared) {
+            share_values(p, t, keys, key_tile, count);
+            kernels->mix[MKA_F32](t->rows, job->value_dim, count, t->s, BLOCK, t->values, t->c, t->acc);
+        } else {
+            kernels->mix[job->value_type](t->rows, job->value_dim, count, t->s, BLOCK, job->values + index * value_tile, t->c,
+                                          t->acc);
+        }
     }
 }
 
@@ -167,8 +193,9 @@ static void attend_item(const plan *p, size_t item, unsigned char *scratch) {
     seen(p, &t, &begin, &end);
     load_tile(p, &t, head);
     if (p->splits > 1) {
-        begin += split * p->split_keys;
-        if (end > begin + p->split_keys) end = begin + p->split_keys;
+        int first = begin / MKA_TILE * MKA_TILE + split * p->split_keys; /* splits begin with whole tiles */
+        if (first > begin) begin = first;
+        if (end > first + p->split_keys) end = first + p->split_keys;
         if (split > 0 && p->job->m) { /* what came before counts once */
             for (int r = 0; r < t.rows; r++) t.m[r] = -INFINITY, t.z[r] = 0.0F;
             memset(t.acc, 0, (size_t)t.rows * (size_t)p->job->value_dim * sizeof(float));
@@ -207,9 +234,13 @@ static void attend_share(void *argument, int thread, int threads) {
     const plan *p = argument;
     unsigned char *scratch = p->ops->thread_scratch + (size_t)thread * p->ops->thread_bytes;
     size_t items = (size_t)p->job->kv_heads * (size_t)p->tiles * (size_t)p->splits;
-    /* Later tiles see more keys, so threads take items in turn rather than in runs. */
-    for (size_t item = (size_t)thread; item < items; item += (size_t)threads) attend_item(p, item, scratch);
-    if (p->splits == 1) return;
+    if (p->splits == 1) { /* later tiles see more keys, so threads take items in turn */
+        for (size_t item = (size_t)thread; item < items; item += (size_t)threads) attend_item(p, item, scratch);
+        return;
+    }
+    size_t begin, end; /* splits are alike, and a run of them is one stream of memory */
+    mka_share(items, 1, thread, threads, &begin, &end);
+    for (size_t item = begin; item < end; item++) attend_item(p, item, scratch);
     mka_pool_barrier(p->ops->pool);
     for (int head = thread; head < p->job->kv_heads; head += threads) merge_head(p, head, scratch);
 }
@@ -224,8 +255,10 @@ static uint64_t bytes_read(const plan *p) {
         seen(p, &t, &begin, &end);
         if (end > begin) rows += (uint64_t)(end - begin);
     }
-    uint64_t each = (uint64_t)p->job->key_stride + (p->job->values == p->job->keys ? 0 : (uint64_t)p->job->value_stride);
-    return rows * each * (uint64_t)p->job->kv_heads;
+    const mka_attend_job *job = p->job;
+    uint64_t tile_bytes = mka_key_tile_bytes(job->key_type, job->key_dim);
+    if (!job->shared) tile_bytes += mka_value_tile_bytes(job->value_type, job->value_dim);
+    return rows * tile_bytes / MKA_TILE * (uint64_t)job->kv_heads;
 }
 
 void mka_cpu_attend(mka_ops *ops, const mka_attend_job *job) {
@@ -236,6 +269,7 @@ void mka_cpu_attend(mka_ops *ops, const mka_attend_job *job) {
         tile t = {.queries = job->n};
         int begin, end;
         seen(&p, &t, &begin, &end);
+        begin = begin / MKA_TILE * MKA_TILE;
         if (end - begin > SPLIT) p.splits = (end - begin + SPLIT - 1) / SPLIT;
     }
     ops->cache_bytes += bytes_read(&p);

@@ -27,9 +27,9 @@ typedef struct mka_product {
     int ldy;
 } mka_product;
 
-/* Attention of n queries at positions first..first+n-1 over keys at positions key_first..key_first+key_count-1, each query
- * seeing positions <= its own and, when window > 0, > its own - window. Query head h reads key/value head
- * h / (heads / kv_heads). Key t of head g begins at keys + (g * head_capacity + t) * key_stride bytes; values likewise. */
+/* Attention of n queries at positions first..first+n-1 over keys at positions key_first..key_first+key_count-1 (key_first a
+ * multiple of MKA_TILE), each query seeing positions <= its own and, when window > 0, > its own - window. Query head h reads
+ * key/value head h / (heads / kv_heads), whose tiles (simd/cache.h) begin head_tiles tiles after those of the head before. */
 typedef struct mka_attend_job {
     int n, first, window;
     int heads, kv_heads, key_dim, value_dim;
@@ -38,8 +38,9 @@ typedef struct mka_attend_job {
     float *out;     /* [n][heads][value_dim] */
     const unsigned char *keys, *values;
     mka_type key_type, value_type;
-    ptrdiff_t key_stride, value_stride;
-    int head_capacity, key_first, key_count;
+    int shared; /* 1: a value is the first value_dim numbers of its key, and values is not read */
+    size_t head_tiles;
+    int key_first, key_count;
     /* NULL: out is the finished attention. Otherwise the running state of an attention that comes in several jobs, which
      * begins as m = -inf, z = 0, out = 0; out holds the unscaled sum, and mka_attend_finish divides by z at the end. */
     float *m, *z; /* [n][heads] */
@@ -77,6 +78,7 @@ struct mka_ops {
         int cols;      /* columns of any matrix, at most */
         int head_rows; /* query heads of one key/value head, at most */
         int key_dim, value_dim, kv_heads, context;
+        int shared; /* 1: some layer's values are parts of its keys */
     } limits;
     unsigned char *thread_scratch; /* [threads][thread_bytes] */
     size_t thread_bytes;

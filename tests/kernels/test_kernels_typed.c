@@ -1,5 +1,5 @@
-/* test_kernels_attend - kernels over rows of F32, F16 and BF16 at every level of this CPU: conversions (every 16-bit pattern),
- * scores, mixes, matrix-vector products, and attention put together from them. */
+/* test_kernels_typed - kernels over rows of F32, F16 and BF16 at every level of this CPU: conversions (every 16-bit pattern)
+ * and matrix-vector products. */
 #include "harness.h"
 
 static const mka_type types[3] = {MKA_F32, MKA_F16, MKA_BF16};
@@ -21,64 +21,9 @@ static char *random_rows(mka_type type, int n, int d, ptrdiff_t stride, float *a
     return rows;
 }
 
-static void random_shape(int *r, int *d, int *n) {
-    *r = random_int(0, 3) ? random_int(1, 9) : random_int(10, 40);
-    *d = random_int(0, 2) ? 32 * random_int(1, 8) : random_int(0, 9) ? random_int(1, 150) : random_int(1000, 1100);
-    *n = random_int(0, 3) ? random_int(0, 40) : random_int(41, 150);
-}
-
 static ptrdiff_t random_stride(mka_type type, int d) {
     int size = mka_type_get(type)->bytes;
     return (ptrdiff_t)mka_type_row_bytes(type, d) + size * (random_int(0, 1) ? random_int(0, 40) : 0);
-}
-
-static void check_score(const mka_kernels *k) {
-    int r, d, n;
-    random_shape(&r, &d, &n);
-    mka_type type = random_type();
-    int lds = n + random_int(0, 5);
-    ptrdiff_t stride = random_stride(type, d);
-    float scale = 0.125f;
-    case_is("%s score %s r=%d d=%d n=%d lds=%d stride=%td", k->level, mka_type_name(type), r, d, n, lds, stride);
-    float *q = random_floats(r * d, PLAIN), *values = floats(n * d), *s = random_floats(r * lds, PLAIN);
-    float *was = copy_floats(r * lds, s);
-    const char *keys = random_rows(type, n, d, stride, values);
-    k->score[type](r, d, n, q, keys, stride, scale, s, lds);
-    for (int i = 0; i < r; i++)
-        for (int t = 0; t < lds; t++) {
-            double sum = 0, magnitude = 0;
-            for (int e = 0; t < n && e < d; e++) {
-                double p = (double)q[i * d + e] * values[t * d + e];
-                sum += p, magnitude += fabs(p);
-            }
-            int at = i * lds + t;
-            near_value("s", at, s[at], t < n ? sum * scale : was[at], (d / 4 + 8) * EPS * magnitude * scale);
-        }
-    release();
-}
-
-static void check_mix(const mka_kernels *k) {
-    int r, d, n;
-    random_shape(&r, &d, &n);
-    mka_type type = random_type();
-    int lds = n + random_int(0, 5);
-    ptrdiff_t stride = random_stride(type, d);
-    case_is("%s mix %s r=%d d=%d n=%d lds=%d stride=%td", k->level, mka_type_name(type), r, d, n, lds, stride);
-    float *s = random_floats(r * lds, PLAIN), *x = floats(n * d), *c = random_floats(r, PLAIN),
-          *acc = random_floats(r * d, PLAIN);
-    float *was = copy_floats(r * d, acc);
-    const char *values = random_rows(type, n, d, stride, x);
-    k->mix[type](r, d, n, s, lds, values, stride, c, acc);
-    for (int i = 0; i < r; i++)
-        for (int e = 0; e < d; e++) {
-            double sum = n ? (double)c[i] * was[i * d + e] : was[i * d + e], magnitude = fabs(sum);
-            for (int t = 0; t < n; t++) {
-                double p = (double)s[i * lds + t] * x[t * d + e];
-                sum += p, magnitude += fabs(p);
-            }
-            near_value("acc", i * d + e, acc[i * d + e], sum, (n + 4) * EPS * magnitude);
-        }
-    release();
 }
 
 static void check_gemv(const mka_kernels *k) {
@@ -169,68 +114,20 @@ static void check_store_16(const mka_kernels *k) {
     release();
 }
 
-/* Attention over all keys in blocks, against one softmax in double; some keys are masked, some scores are huge. */
-static void check_attention(const mka_kernels *k) {
-    int r = random_int(1, 6), d = 16 * random_int(1, 8), n = random_int(1, 120), block = random_int(1, 50);
-    mka_type type = random_type();
-    float scale = random_int(0, 3) ? 0.2f : 3000.0f;
-    ptrdiff_t stride = random_stride(type, d);
-    case_is("%s attention %s r=%d d=%d n=%d block=%d scale=%g", k->level, mka_type_name(type), r, d, n, block, (double)scale);
-    float *q = random_floats(r * d, PLAIN), *kf = floats(n * d), *vf = floats(n * d), *s = floats(r * block);
-    float *m = floats(r), *z = floats(r), *c = floats(r), *acc = floats(r * d);
-    const char *keys = random_rows(type, n, d, stride, kf), *values = random_rows(type, n, d, stride, vf);
-    char *masked = buffer((size_t)n, 1);
-    for (int t = 0; t < n; t++) masked[t] = random_int(0, 2) == 0;
-    masked[n - 1] = 0;
-    for (int i = 0; i < r; i++) m[i] = -INFINITY, z[i] = 0;
-    memset(acc, 0, (size_t)(r * d) * sizeof *acc);
-    for (int t = 0; t < n; t += block) {
-        int count = n - t < block ? n - t : block;
-        k->score[type](r, d, count, q, keys + t * stride, stride, scale, s, block);
-        for (int i = 0; i < r; i++)
-            for (int u = 0; u < count; u++)
-                if (masked[t + u]) s[i * block + u] = -INFINITY;
-        k->online(r, count, s, block, m, z, c);
-        k->mix[type](r, d, count, s, block, values + t * stride, stride, c, acc);
-    }
-    for (int i = 0; i < r; i++) {
-        double score[128], max = -INFINITY, sum = 0, spread = 0;
-        for (int t = 0; t < n; t++) {
-            double dot = 0, magnitude = 0;
-            for (int e = 0; e < d; e++)
-                dot += (double)q[i * d + e] * kf[t * d + e], magnitude += fabs((double)q[i * d + e] * kf[t * d + e]);
-            score[t] = masked[t] ? -INFINITY : dot * scale;
-            max = fmax(max, score[t]);
-            spread = fmax(spread, magnitude * scale);
-        }
-        for (int t = 0; t < n; t++) sum += exp(score[t] - max);
-        /* An error in a score is a factor on its weight. */
-        double slack = expm1(2 * (d / 4 + 8) * EPS * spread) + (n + 60) * EPS * 4;
-        for (int e = 0; e < d; e++) {
-            double want = 0;
-            for (int t = 0; t < n; t++) want += exp(score[t] - max) / sum * vf[t * d + e];
-            near_value("out", i * d + e, acc[i * d + e] / z[i], want, 2 * slack);
-        }
-    }
-    release();
-}
-
 #define TEST(name, rounds)                                                                                                       \
     static void test_##name(void **state) {                                                                                      \
         (void)state;                                                                                                             \
         each_level(check_##name, rounds);                                                                                        \
     }
-TEST(score, 250)
-TEST(mix, 250)
 TEST(gemv, 200)
 TEST(load_16, 1)
 TEST(store_16, 200)
-TEST(attention, 200)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_score),   cmocka_unit_test(test_mix),      cmocka_unit_test(test_gemv),
-        cmocka_unit_test(test_load_16), cmocka_unit_test(test_store_16), cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_gemv),
+        cmocka_unit_test(test_load_16),
+        cmocka_unit_test(test_store_16),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
