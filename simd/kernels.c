@@ -28,6 +28,7 @@ static const level list[] = {
 #elif defined(__aarch64__)
     {"neon", "scalar", MKA_CPU_NEON, mka_neon_fill},
     {"dotprod", "neon", MKA_CPU_NEON | MKA_CPU_DOTPROD, mka_dotprod_fill},
+    {"sve", "dotprod", MKA_CPU_NEON | MKA_CPU_SVE, mka_sve_fill},
 #endif
 };
 
