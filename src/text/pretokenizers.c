@@ -109,6 +109,10 @@ static const mka_pretokenizer pretokenizers[] = {
     {.names = "exaone-moe",
      .patterns = {CLASSES(CONTRACTION "|" LEAD "(?:\\p{L}\\p{M}*(?: \\p{L}\\p{M}*)*)+|\\p{N}|" SIGNS
                                       "[\\r\\n/]?|\\s*[\\r\\n]|" SPACE_RUNS)}},
+    {.names = "chameleon",
+     .patterns = {SPACES("<sentinel:[0-9]+>"), SPACES("IMGIMG[A-I]{1,4}Z"), SPACES("[\\t\\n]|    |  "), CLASSES("\\p{N}"),
+                  CLASSES("[\\p{P}!-/:-@\\[-`{-~]"), CLASSES(GPT2)},
+     .add_bos = 1},
     {.names = "kimi-k2",
      .patterns = {CLASSES("[\\x{4E00}\\x{FDD1}]+|" LEAD "[A-Za-z\\x{AA}]+(?:" CONTRACTION ")?|\\p{N}{1,3}|" SIGNS
                           "[\\r\\n]*|" LINE_ENDS SPACE_RUNS)}},
