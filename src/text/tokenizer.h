@@ -46,12 +46,15 @@ typedef struct mka_vocab_spec {
     int separator;                /* "bert" alone: id as the file gives it, -1 where it does not */
 } mka_vocab_spec;
 
-/* Checks everything (ids in range, merges that join to tokens, a known pre-tokeniser) and builds the tables.
- * MKA_BAD_FILE, MKA_UNSUPPORTED (names the model or pre-tokeniser), MKA_NO_MEMORY. */
+/* Checks what is stated and builds the tables. Special ids outside the vocabulary count as not stated, and a merge may name texts
+ * that are no tokens, as in llama.cpp. MKA_BAD_FILE (an empty vocabulary, missing scores or merges, a merge that names no two
+ * texts), MKA_UNSUPPORTED (names the model or pre-tokeniser), MKA_NO_MEMORY. */
 mka_status mka_tokenizer_create(const mka_vocab_spec *spec, mka_tokenizer **tokenizer, mka_error *error);
 
-/* From a parsed Hugging Face tokenizer.json, and tokenizer_config.json where there is one (else NULL); name is for messages,
- * vocabulary the model's row count, which may exceed the tokens listed. */
+/* From a parsed Hugging Face tokenizer.json (model BPE, in byte letters or of the SentencePiece kind), and tokenizer_config.json
+ * where there is one (else NULL). Gives the ids that a GGUF of the same model gives: so NFC is taken as read, and a prefix space
+ * stands after every special token. name is for messages, vocabulary the model's row count, which may exceed the tokens listed.
+ * MKA_UNSUPPORTED names the model, normalizer or pre_tokenizer; MKA_BAD_FILE the field or the pattern that does not compile. */
 mka_status mka_tokenizer_from_json(const mka_json *tokenizer_json, const mka_json *config_json, const char *name, int vocabulary,
                                    mka_tokenizer **tokenizer, mka_error *error);
 void mka_tokenizer_destroy(mka_tokenizer *tokenizer);
@@ -60,7 +63,8 @@ int mka_tokenizer_count(const mka_tokenizer *tokenizer);
 void mka_tokenizer_special(const mka_tokenizer *tokenizer, mka_special *special);
 int mka_tokenizer_is_end(const mka_tokenizer *tokenizer, int token);
 
-/* As mka_tokenize in mka/model.h. */
+/* As mka_tokenize in mka/model.h. Byte-level BPE reads a byte that is no UTF-8 as U+FFFD, as llama.cpp does; the others have a
+ * token for every byte or take it for unknown. */
 mka_status mka_tokenizer_encode(const mka_tokenizer *tokenizer, const char *text, size_t length, unsigned flags, int *ids,
                                 size_t room, size_t *count, mka_error *error);
 /* As mka_token_piece in mka/model.h. */
