@@ -46,7 +46,7 @@ static unsigned detect(void) {
     unsigned a, b, c, d, flags = 0;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
     unsigned fma = bit(c, 12), osxsave = bit(c, 27), avx = bit(c, 28), f16c = bit(c, 29);
-    if (bit(c, 9) && bit(c, 19) && bit(c, 20)) flags |= MKA_CPU_SSE42;
+    if (bit(c, 9) && bit(c, 19) && bit(c, 20) && bit(c, 23)) flags |= MKA_CPU_SSE42;
     if (!osxsave || !avx || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return flags;
     unsigned state = xcr0();
     int ymm = (state & 0x06u) == 0x06u, zmm = (state & 0xe6u) == 0xe6u;

@@ -20,7 +20,8 @@ typedef struct {
 static const level list[] = {
     {"scalar", NULL, 0, mka_scalar_fill},
 #if defined(__x86_64__)
-    {"avx2", "scalar", MKA_CPU_AVX2, mka_avx2_fill},
+    {"sse42", "scalar", MKA_CPU_SSE42, mka_sse42_fill},
+    {"avx2", "sse42", MKA_CPU_AVX2, mka_avx2_fill},
     {"avx2vnni", "avx2", MKA_CPU_AVX_VNNI, mka_avx2vnni_fill},
     {"avx512", "avx2", MKA_CPU_AVX2 | MKA_CPU_AVX512, mka_avx512_fill},
     {"avx512vnni", "avx512", MKA_CPU_AVX512_VNNI | MKA_CPU_AVX512_BF16, mka_avx512vnni_fill},

@@ -10,6 +10,7 @@
 void mka_scalar_fill(mka_kernels *k);
 
 #if defined(__x86_64__)
+void mka_sse42_fill(mka_kernels *k);
 void mka_avx2_fill(mka_kernels *k);
 void mka_avx512_fill(mka_kernels *k);
 void mka_avx2vnni_fill(mka_kernels *k);
