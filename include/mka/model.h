@@ -63,7 +63,8 @@ MKA_API int mka_model_is_end(const mka_model *model, int token);
 #define MKA_TOKENIZE_SPECIAL 1u /* text may name special tokens such as <|im_end|> */
 #define MKA_TOKENIZE_BOS     2u /* add BOS and EOS as the model says */
 
-/* Text (length bytes, any bytes; invalid UTF-8 is taken byte by byte) to ids. At most room ids are written to ids, which
+/* Text (length bytes, any bytes; invalid UTF-8 is read as the replacement character or byte by byte, as the vocabulary
+ * does) to ids. At most room ids are written to ids, which
  * may be NULL when room is 0; *count gets how many there are in all, so a first call can measure. */
 MKA_API mka_status mka_tokenize(const mka_model *model, const char *text, size_t length, unsigned flags, int *ids, size_t room,
                                 size_t *count, mka_error *error);
