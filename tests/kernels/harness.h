@@ -1,5 +1,6 @@
 /* harness - what the kernel tests share: random parameters from one seed, buffers between guard bytes, levels in turn, and
- * failures that print all of it. Set MKA_TEST_SEED to try other parameters, MKA_TEST_ROUNDS to try more of them. */
+ * failures that print all of it. Set MKA_TEST_SEED to try other parameters, MKA_TEST_ROUNDS to try more of them, and
+ * MKA_TEST_LEVELS (names with blanks between) to test these levels alone. */
 #ifndef MKA_TESTS_KERNELS_HARNESS_H
 #define MKA_TESTS_KERNELS_HARNESS_H
 
@@ -155,18 +156,29 @@ static inline const mka_kernels *scalar(void) {
     return k;
 }
 
+/* Whether the blank-separated list holds the name; a list that is NULL holds all. */
+static inline int listed(const char *list, const char *name) {
+    size_t length = strlen(name);
+    for (const char *p = list; p && (p = strstr(p, name)); p += length)
+        if ((p == list || p[-1] == ' ') && (p[length] == ' ' || p[length] == 0)) return 1;
+    return !list;
+}
+
 /* Runs check for every level of this CPU, `rounds` times each with other parameters. */
 static inline void each_level(void (*check)(const mka_kernels *k), int rounds) {
     const char *names[16];
-    int count = mka_kernels_levels(names);
+    int count = mka_kernels_levels(names), tested = 0;
     assert_true(count >= 1 && count <= 16);
     test_buffer_count = 0; /* a test that failed left its buffers behind */
     for (int i = 0; i < count; i++) {
+        if (!listed(getenv("MKA_TEST_LEVELS"), names[i])) continue;
+        tested = 1;
         const mka_kernels *k = mka_kernels_get(names[i]);
         assert_non_null(k);
         seed_random();
         for (int round = 0; round < rounds * test_rounds(); round++) check(k);
     }
+    assert_true(tested);
 }
 
 #endif
