@@ -62,6 +62,7 @@ static void build(void) {
         if (list[i].base) tables[i] = *find_base(list[i].base);
         tables[i].level = list[i].name;
         list[i].fill(&tables[i]);
+        mka_peaks_fill(list[i].name, &tables[i].peaks);
         available[available_count++] = i;
     }
 }

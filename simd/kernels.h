@@ -9,6 +9,7 @@
 #define MKA_SIMD_KERNELS_H
 
 #include "cache.h"
+#include "peaks.h"
 #include "quant.h"
 
 /* sum_i a[i] b[i]. Differs from scalar by at most n/16 + 4 roundings of sum |a b|. */
@@ -98,6 +99,7 @@ typedef struct mka_kernels {
     mka_quantize_fn *quantize;
     mka_gemv_q8_fn *gemv_q8[MKA_TYPE_LIMIT];
     mka_gemv_f32_fn *gemv_f32[MKA_TYPE_LIMIT];
+    mka_peaks peaks; /* not used by any operation: what they are held against */
 } mka_kernels;
 
 /* The table of a level that this CPU can run, NULL for any other name. level NULL: the best. A level's missing kernels are

@@ -142,6 +142,27 @@ static void test_usage_errors(void **state) {
         {{"eval", "ppl", "-m", "x"}, "-f FILE"},
         {{"tokenize", "-p", "x"}, "-m MODEL"},
         {{"chat"}, "-m MODEL"},
+        {{"bench"}, "which task? One of limits, attention, model"},
+        {{"bench", "--json"}, "which task?"},
+        {{"bench", "limit"}, "did you mean limits?"},
+        {{"bench", "speed"}, "unknown task 'speed'; one of limits, attention, model"},
+        {{"bench", "limits", "--kv-len", "5"}, "a flag of other commands"},
+        {{"bench", "limits", "--size", "4095"}, "'4095' is not a whole number from 4096"},
+        {{"bench", "limits", "-r", "0"}, "from 1 to 1000"},
+        {{"bench", "limits", "-t", "1,"}, "'' is not a whole number from 1 to 1024"},
+        {{"bench", "limits", "-t", "1,x"}, "'x' is not a whole number"},
+        {{"bench", "attention", "--kv-type", "f16,q7"}, "one of f32, f16, bf16, q8, q4"},
+        {{"bench", "attention", "--variant", "gka"}, "did you mean gqa?"},
+        {{"bench", "attention", "--phase", "decode,fill"}, "unknown value 'fill'"},
+        {{"bench", "attention", "--kv-len", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17"}, "16 items at most"},
+        {{"bench", "attention", "--q-len", "9", "--kv-len", "8"}, "9 queries cannot stand at the end of 8 tokens"},
+        {{"bench", "attention", "--heads", "3", "--kv-heads", "2", "--kv-len", "8"}, "do not divide"},
+        {{"bench", "attention", "--memory", "tiered"}, "not in this version"},
+        {{"bench", "model"}, "-m MODEL or --shape NAME"},
+        {{"bench", "model", "-m", "x", "--shape", "tiny"}, "exclude each other"},
+        {{"bench", "model", "--shape", "huge"}, "one of tiny, smollm2-135m"},
+        {{"bench", "model", "--shape", "tiny:q9"}, "there is no type 'q9'"},
+        {{"bench", "model", "--shape", "smollm2-135m:q4_k"}, "not whole blocks of q4_k"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         mka_to(TO_FILE, "", cases[i].words);
@@ -158,17 +179,27 @@ static void test_usage_errors(void **state) {
 
 static void test_help(void **state) {
     (void)state;
-    static const char *const commands[] = {"generate", "chat", "info", "check", "tokenize", "eval"};
+    static const char *const commands[] = {"generate", "chat", "info", "check", "tokenize", "eval", "bench"};
     MKA("--help");
     expect(0, "");
-    for (size_t i = 0; i < 6; i++) {
+    for (size_t i = 0; i < 7; i++) {
         assert_non_null(strstr(run.out, commands[i]));
     }
-    for (size_t i = 0; i < 6; i++) {
+    for (size_t i = 0; i < 7; i++) {
         MKA(commands[i], "--help");
         expect(0, "");
         assert_non_null(strstr(run.out, "Examples:"));
         assert_non_null(strstr(run.out, "--json"));
+    }
+    static const char *const tasks[] = {"limits", "attention", "model"};
+    for (size_t i = 0; i < 3; i++) {
+        MKA("bench", tasks[i], "--help");
+        expect(0, "");
+        assert_non_null(strstr(run.out, "Examples:"));
+        assert_non_null(strstr(run.out, "--repeats"));
+        MKA("help", "bench", tasks[i]);
+        expect(0, "");
+        assert_non_null(strstr(run.out, "--repeats"));
     }
     MKA("--version");
     expect(0, "");
@@ -411,6 +442,145 @@ static void test_eval(void **state) {
     expect(1, "too short");
 }
 
+/* ---- bench: the rows and their fields; how fast anything is is the machine's matter ---- */
+
+/* Line number index of the output, one object a line. */
+static json_t *json_line(int index) {
+    const char *at = run.out;
+    json_error_t error;
+    for (; index > 0 && at != NULL; index--) at = strchr(at, '\n') != NULL ? strchr(at, '\n') + 1 : NULL;
+    json_t *object = at != NULL ? json_loads(at, JSON_DISABLE_EOF_CHECK, &error) : NULL;
+    if (object == NULL) fail_msg("line %d is no JSON object: '%s'", index, run.out);
+    return object;
+}
+
+static int count_lines(void) {
+    int count = 0;
+    for (const char *c = run.out; *c != '\0'; c++) count += *c == '\n';
+    return count;
+}
+
+static void has_spread(const json_t *object, const char *field) {
+    static const char *const fields[] = {"min", "median", "max", NULL};
+    const json_t *spread = json_object_get(object, field);
+    has_fields(spread, fields);
+    double min = json_number_value(json_object_get(spread, "min")), max = json_number_value(json_object_get(spread, "max"));
+    double median = json_number_value(json_object_get(spread, "median"));
+    if (!(min > 0 && min <= median && median <= max)) fail_msg("%s is no spread in %s", field, run.out);
+}
+
+static void test_bench_limits(void **state) {
+    (void)state;
+    static const char *const fields[] = {"level",  "node",        "bytes",   "read_gbps", "copy_gbps", "f32_gflops",
+                                         "spread", "unit_gflops", "threads", "repeats",   "cpu",       NULL};
+    static const char *const pair[] = {"1", "all", NULL};
+    MKA("bench", "limits", "--size", "300000", "-r", "2", "-t", "1,2", "--json");
+    expect(0, "");
+    int lines = count_lines(), memories = 0;
+    for (int i = 0; i < lines; i++) {
+        json_t *row = json_line(i);
+        has_fields(row, fields);
+        has_fields(json_object_get(row, "read_gbps"), pair);
+        has_fields(json_object_get(row, "copy_gbps"), pair);
+        has_fields(json_object_get(row, "f32_gflops"), pair);
+        assert_true(json_number_value(json_object_get(json_object_get(row, "read_gbps"), "all")) > 0);
+        if (strcmp(json_string_value(json_object_get(row, "level")), "memory") == 0) {
+            assert_int_equal(json_integer_value(json_object_get(json_object_get(row, "bytes"), "all")), 300000);
+            memories++;
+        }
+        json_decref(row);
+    }
+    assert_true(memories >= 2);
+    MKA("bench", "limits", "--size", "4096", "-r", "1");
+    expect(0, "");
+    assert_non_null(strstr(run.out, "memory read"));
+}
+
+static void test_bench_attention(void **state) {
+    (void)state;
+    static const char *const fields[] = {"phase",   "variant",    "heads",          "kv_heads",  "head_dim", "q_len",  "kv_len",
+                                         "kv_type", "ms",         "threads",        "bytes",     "gbps",     "gflops", "flops",
+                                         "limit",   "limit_kind", "limit_fraction", "read_gbps", "repeats",  "memory", "unit",
+                                         "cpu",     NULL};
+    static const char *const variants[] = {"gqa", "mha", "mqa", "mla", "mka", "fastmka"};
+    static const int kv_heads[] = {2, 4, 1, 1, 2, 2}, levels[] = {1, 1, 1, 1, 3, 1};
+    MKA("bench", "attention", "--variant", "gqa,mha,mqa,mla,mka,fastmka", "--heads", "4", "--kv-heads", "2", "--head-dim", "16",
+        "--kv-len", "40,20", "--kv-type", "f32", "-r", "2", "-t", "2", "--json");
+    expect(0, "");
+    assert_int_equal(count_lines(), 12);
+    for (int i = 0; i < 12; i++) {
+        json_t *row = json_line(i);
+        int kv_len = i % 2 ? 20 : 40, v = i / 2;
+        has_fields(row, fields);
+        has_spread(row, "ms");
+        has_spread(row, "read_gbps");
+        assert_string_equal(json_string_value(json_object_get(row, "variant")), variants[v]);
+        assert_int_equal(json_integer_value(json_object_get(row, "kv_heads")), kv_heads[v]);
+        assert_int_equal(json_integer_value(json_object_get(row, "kv_len")), kv_len);
+        assert_int_equal(json_integer_value(json_object_get(row, "q_len")), 1);
+        double flops = 2.0 * 4 * (v == 3 ? 72 + 64 : 16 + 16) * kv_len * levels[v];
+        assert_true(json_number_value(json_object_get(row, "flops")) == flops);
+        if (v != 3)
+            assert_true(json_number_value(json_object_get(row, "bytes")) >= 4.0 * 2 * 16 * kv_heads[v] * kv_len * levels[v]);
+        assert_true(json_number_value(json_object_get(row, "limit_fraction")) > 0);
+        json_decref(row);
+    }
+    MKA("bench", "attention", "--phase", "decode,prefill", "--heads", "2", "--kv-heads", "1", "--head-dim", "8", "--q-len", "3",
+        "--kv-len", "10", "-r", "1");
+    expect(0, "");
+    assert_int_equal(count_lines(), 3);
+    assert_non_null(strstr(run.out, "prefill gqa"));
+}
+
+static void test_bench_attention_file(void **state) {
+    (void)state;
+    char path[4096];
+    need_model();
+    snprintf(path, sizeof path, "%s/attend-h8g2d128-q5k64.safetensors", run.golden);
+    MKA("bench", "attention", "--kv", path, "--heads", "8", "--kv-heads", "2", "--kv-len", "100", "-r", "1", "--json");
+    expect(0, "");
+    json_decref(json_out());
+    MKA("bench", "attention", "--kv", path, "--heads", "8", "--kv-heads", "4", "--kv-len", "100", "-r", "1");
+    expect(1, "2 key/value heads of width 128; the rows ask for 4 of 128");
+    MKA("bench", "attention", "--kv", run.model, "-r", "1");
+    expect(1, "tensor in.k is missing");
+    MKA("bench", "attention", "--kv", "no-such-file", "-r", "1");
+    expect(1, "no-such-file");
+}
+
+static void test_bench_model(void **state) {
+    (void)state;
+    static const char *const fields[] = {"phase", "depth",   "tok_s", "kv_type", "memory", "threads",     "tokens",
+                                         "bytes", "repeats", "model", "fill",    "cpu",    "weight_type", NULL};
+    MKA("bench", "model", "--shape", "tiny", "--depth", "0,50", "-n", "3", "--prompt-tokens", "7", "-r", "2", "-t", "1,2", "-ctk",
+        "f32", "--json");
+    expect(0, "");
+    assert_int_equal(count_lines(), 8);
+    for (int i = 0; i < 8; i++) {
+        json_t *row = json_line(i);
+        has_fields(row, fields);
+        has_spread(row, "tok_s");
+        assert_string_equal(json_string_value(json_object_get(row, "phase")), i % 2 ? "decode" : "prefill");
+        assert_int_equal(json_integer_value(json_object_get(row, "depth")), i < 4 ? 0 : 50);
+        assert_int_equal(json_integer_value(json_object_get(row, "tokens")), i % 2 ? 3 : 7);
+        assert_int_equal(json_integer_value(json_object_get(row, "threads")), i % 4 < 2 ? 1 : 2);
+        assert_string_equal(json_string_value(json_object_get(row, "kv_type")), "f32/f16");
+        assert_string_equal(json_string_value(json_object_get(row, "fill")), "random");
+        assert_int_equal(json_object_get(row, "limit") != NULL, i % 2);
+        json_decref(row);
+    }
+    need_model();
+    MKA("bench", "model", "-m", run.model, "--phase", "prompt", "--prompt-tokens", "5", "--depth", "9", "-r", "1", "--json");
+    expect(0, "");
+    json_t *row = json_out();
+    assert_string_equal(json_string_value(json_object_get(row, "fill")), "model");
+    assert_string_equal(json_string_value(json_object_get(row, "phase")), "prefill");
+    json_decref(row);
+    MKA("bench", "model", "-m", run.model, "-r", "1", "-n", "2");
+    expect(0, "");
+    assert_non_null(strstr(run.out, "tok/s"));
+}
+
 /* ---- damaged models ---- */
 
 static unsigned char *model_bytes(size_t *length) {
@@ -578,6 +748,10 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_contexts),
         cmocka_unit_test(test_chat),
         cmocka_unit_test(test_eval),
+        cmocka_unit_test(test_bench_limits),
+        cmocka_unit_test(test_bench_attention),
+        cmocka_unit_test(test_bench_attention_file),
+        cmocka_unit_test(test_bench_model),
         cmocka_unit_test(test_damaged_models),
         cmocka_unit_test(test_check),
         cmocka_unit_test(test_check_fails),

@@ -6,6 +6,7 @@
 #define MKA_ATTENTION_H
 
 #include <mka/file.h>
+#include <mka/profile.h>
 #include <mka/session.h>
 
 #ifdef __cplusplus
@@ -24,6 +25,50 @@ typedef struct mka_attend_shape {
  * [kv_heads][kv_len][head_dim]. out overlaps nothing. Allocates a cache of the given type for the call. */
 MKA_API mka_status mka_attend(mka_engine *engine, const mka_attend_shape *shape, const float *q, const float *k, const float *v,
                               float *out, mka_error *error);
+
+/* ---- keys and values of one layer, for an engine that has projections of its own ---- */
+
+typedef struct mka_kv mka_kv;
+
+typedef struct mka_kv_options {
+    int heads, kv_heads;           /* kv_heads divides heads */
+    int key_dim, value_dim;        /* numbers of a key (and of a query) and of a value; 1..1024 */
+    int shared;                    /* 1: a value is the first value_dim numbers of its key, as in latent attention */
+    int window;                    /* > 0: a query sees only the last window positions, its own included */
+    int context;                   /* tokens that it can hold */
+    int queries;                   /* of one call at most; 0: 512 */
+    float scale;                   /* of the scores; 0: key_dim^-0.5 */
+    mka_type key_type, value_type; /* value_type is not used when shared is 1 */
+} mka_kv_options;
+
+MKA_API void mka_kv_defaults(mka_kv_options *options);
+
+/* Makes an empty cache, laid out as the engine's kernels read it fastest. The engine must outlive it. MKA_BAD_ARGUMENT names the
+ * option; MKA_NO_MEMORY: the cache does not fit in free memory. One thread at a time. */
+MKA_API mka_status mka_kv_create(mka_engine *engine, const mka_kv_options *options, mka_kv **kv, mka_error *error);
+MKA_API void mka_kv_destroy(mka_kv *kv);
+
+/* Appends n tokens. keys: float [n][kv_heads][key_dim] after rotation, values: float [n][kv_heads][value_dim] (NULL when shared
+ * is 1); copied. MKA_CONTEXT_FULL: they do not fit, nothing was appended. */
+MKA_API mka_status mka_kv_append(mka_kv *kv, int n, const float *keys, const float *values, mka_error *error);
+
+/* Attention of n queries that stand at the last n of the first length tokens (causal among themselves): queries
+ * [n][heads][key_dim], out [n][heads][value_dim], which overlaps nothing. 1 <= n <= options.queries, n <= length <= tokens held.
+ * Never allocates. */
+MKA_API mka_status mka_kv_attend(mka_kv *kv, int length, int n, const float *queries, float *out, mka_error *error);
+
+typedef struct mka_kv_info {
+    int length;                         /* tokens held */
+    size_t token_bytes;                 /* of the cache that one token takes, and that one query reads of it */
+    mka_unit decode_unit, prefill_unit; /* what this engine's kernels multiply in, for few queries and for many */
+} mka_kv_info;
+
+MKA_API void mka_kv_get_info(const mka_kv *kv, mka_kv_info *info);
+
+/* Forgets all tokens. */
+MKA_API void mka_kv_reset(mka_kv *kv);
+
+/* ---- one layer of any variant ---- */
 
 typedef enum mka_variant { MKA_GROUPED, MKA_MLA, MKA_MKA, MKA_FASTMKA } mka_variant;
 

@@ -51,6 +51,10 @@ MKA_API mka_status mka_session_eval(mka_session *session, const int *tokens, siz
 MKA_API mka_status mka_session_score(mka_session *session, const int *tokens, size_t count, int next, double *nll,
                                      mka_progress_fn *progress, void *user, mka_error *error);
 
+/* Appends count tokens whose keys and values are random, without running the model: a context of that length to measure from.
+ * What is evaluated after it means nothing. MKA_CONTEXT_FULL: not enough room, nothing was appended. */
+MKA_API mka_status mka_session_fill(mka_session *session, int count, uint64_t seed, mka_error *error);
+
 /* Tokens held, and room in all. */
 MKA_API int mka_session_length(const mka_session *session);
 MKA_API int mka_session_context(const mka_session *session);

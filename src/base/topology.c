@@ -13,7 +13,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/utsname.h>
+#include <unistd.h>
 
 struct slot {
     int cpu;    /* the system's number */
@@ -26,7 +28,8 @@ struct slot {
 struct mka_topology {
     struct slot *slots; /* [slot_count], in the order that threads take them */
     int slot_count, cores, nodes;
-    int quota; /* CPUs that a container allows at once; 0: no limit */
+    int *node_numbers; /* [nodes] the system's */
+    int quota;         /* CPUs that a container allows at once; 0: no limit */
     int is_this_machine;
     size_t cache[4]; /* by level; the first unused */
 };
@@ -84,6 +87,10 @@ static mka_status fill(mka_topology *topology, hwloc_topology_t machine, mka_err
     topology->slots = calloc((size_t)cpus, sizeof *topology->slots);
     if (!topology->slots) return mka_fail(error, MKA_NO_MEMORY, "no memory to describe %d CPUs", cpus);
     topology->nodes = nodes > 0 ? nodes : 1;
+    topology->node_numbers = calloc((size_t)topology->nodes, sizeof *topology->node_numbers);
+    if (!topology->node_numbers) return mka_fail(error, MKA_NO_MEMORY, "no memory to describe %d NUMA nodes", nodes);
+    for (int i = 0; i < nodes; i++)
+        topology->node_numbers[i] = (int)hwloc_get_obj_by_type(machine, HWLOC_OBJ_NUMANODE, (unsigned)i)->os_index;
     /* Some virtual machines tell no cores; then a CPU counts as one. */
     hwloc_obj_type_t unit = cores > 0 ? HWLOC_OBJ_CORE : HWLOC_OBJ_PU;
     for (int i = 0; i < (cores > 0 ? cores : cpus); i++) add_core(topology, machine, hwloc_get_obj_by_type(machine, unit, i));
@@ -139,6 +146,7 @@ done:
 void mka_topology_destroy(mka_topology *topology) {
     if (!topology) return;
     free(topology->slots);
+    free(topology->node_numbers);
     free(topology);
 }
 
@@ -156,6 +164,20 @@ int mka_topology_cpus(const mka_topology *topology) {
 
 int mka_topology_nodes(const mka_topology *topology) {
     return topology->nodes;
+}
+
+/* Memory of one node only, by the system call itself: hwloc's objects are gone by now, and libnuma would be one more library. */
+mka_status mka_topology_place(const mka_topology *topology, void *pages, size_t bytes, int node, mka_error *error) {
+    enum { BITS = 8 * sizeof(unsigned long), MOST_NODES = 1024, BIND = 2 /* MPOL_BIND */ };
+    unsigned long mask[MOST_NODES / BITS] = {0};
+    if (node < 0 || node >= topology->nodes)
+        return mka_fail(error, MKA_BAD_ARGUMENT, "there is no NUMA node %d; there are %d", node, topology->nodes);
+    int number = topology->node_numbers[node];
+    if (!topology->is_this_machine || number < 0 || number >= MOST_NODES)
+        return mka_fail(error, MKA_UNSUPPORTED, "memory cannot be placed on NUMA node %d: it is not of this machine", node);
+    mask[number / (int)BITS] = 1UL << number % (int)BITS;
+    if (syscall(SYS_mbind, pages, bytes, BIND, mask, (unsigned long)MOST_NODES, 0UL) == 0) return mka_succeed(error);
+    return mka_fail(error, MKA_UNSUPPORTED, "the system refuses to place memory on NUMA node %d: %s", number, strerror(errno));
 }
 
 int mka_topology_is_this_machine(const mka_topology *topology) {

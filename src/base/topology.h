@@ -17,6 +17,9 @@ void mka_topology_destroy(mka_topology *topology);
 int mka_topology_cores(const mka_topology *topology); /* physical cores that this process may use */
 int mka_topology_cpus(const mka_topology *topology);  /* logical CPUs, likewise */
 int mka_topology_nodes(const mka_topology *topology); /* NUMA nodes, >= 1 */
+/* Puts pages (bytes of them, not touched yet) on node 0..nodes-1. MKA_BAD_ARGUMENT: no such node; MKA_UNSUPPORTED: the system
+ * refuses, or the topology is of another machine. */
+mka_status mka_topology_place(const mka_topology *topology, void *pages, size_t bytes, int node, mka_error *error);
 int mka_topology_is_this_machine(const mka_topology *topology);
 size_t mka_topology_cache(const mka_topology *topology, int level); /* bytes of one data cache of level 1..3, or 0 */
 

@@ -12,5 +12,8 @@ int mka_cli_info(mka_cli *cli);
 int mka_cli_check(mka_cli *cli);
 int mka_cli_tokenize_command(mka_cli *cli);
 int mka_cli_eval(mka_cli *cli);
+int mka_cli_bench_limits(mka_cli *cli);
+int mka_cli_bench_attention(mka_cli *cli);
+int mka_cli_bench_model(mka_cli *cli);
 
 #endif

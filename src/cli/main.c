@@ -64,6 +64,37 @@ static const command commands[] = {
      "first of each. --json fields: file, tokens, scored, contexts, ppl, nll (nats a token), stderr (standard error of nll).\n\n"
      "Examples:\n"
      "  mka eval ppl -m model.gguf -f book.txt -c 6144 --max-tokens 6144\n"},
+    {"bench limits", MKA_CLI_BENCH_LIMITS, mka_cli_bench_limits, "", "how fast this machine reads, copies and computes", 0,
+     "Reads and copies half of each cache, and a buffer much larger than any on every NUMA node, with one thread and with all;\n"
+     "computes multiply-adds of every kind that the kernels use. --json prints one object for each cache level and node: level,\n"
+     "node, bytes, read_gbps, copy_gbps, f32_gflops, unit_gflops (medians, each as {1, all}), spread, threads, repeats, cpu.\n"
+     "Copied bytes count twice, once read and once written.\n\n"
+     "Examples:\n"
+     "  mka bench limits\n"
+     "  mka bench limits -t 1,2,4 -r 11 --size 1073741824 --json\n"},
+    {"bench attention", MKA_CLI_BENCH_ATTENTION, mka_cli_bench_attention, "", "attention alone, against the machine's limit", 0,
+     "One row for every combination of the lists; rows take turns. Around each sample the machine's own limits are sampled: "
+     "reading\n"
+     "a buffer as large as what the row reads, and the unit that its kernels compute with; limit_fraction is the time that the\n"
+     "nearer limit would take over the time it took (median over the samples). Bytes count every cached byte once.\n"
+     "mka reads three caches, one a level; fastmka one, as gqa does. --json fields: phase, variant, heads, kv_heads, head_dim,\n"
+     "q_len, kv_len, kv_type, memory, ms {min, median, max}, bytes, flops, gbps, gflops, limit (GB/s or GFLOP/s), limit_kind,\n"
+     "limit_fraction, read_gbps, unit, unit_gflops, threads, repeats, cpu.\n\n"
+     "Examples:\n"
+     "  mka bench attention --kv-len 8192,131072 --kv-type f16,bf16,q8\n"
+     "  mka bench attention --phase prefill --q-len 512 --kv-len 4096,32768 -t 1,2 --json\n"},
+    {"bench model", MKA_CLI_BENCH_MODEL, mka_cli_bench_model, "(-m MODEL | --shape NAME[:TYPE])",
+     "tokens a second of a whole model", 0,
+     "Decodes and reads prompts behind contexts of several depths; rows take turns. --shape runs random weights in the shape of "
+     "a\n"
+     "known model (tiny, smollm2-135m, qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-7b, llama-3.2-1b, llama-3.1-8b), which is as fast as\n"
+     "the real one. A decoded token's limit is that of reading as many bytes as it needs (at most 1 GiB of buffer).\n"
+     "--json fields: model, phase, depth, tokens, tok_s {min, median, max}, kv_type, memory {mode}, fill, attention, "
+     "weight_type,\n"
+     "bytes, flops, gbps, gflops, threads, repeats, cpu; decode also limit, limit_kind, limit_fraction, read_gbps.\n\n"
+     "Examples:\n"
+     "  mka bench model -m model.gguf --depth 0,4096 -ctk q8 -ctv q8\n"
+     "  mka bench model --shape qwen2.5-0.5b:q8_0 --depth 0,4096,32768 --phase decode --json\n"},
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -74,9 +105,51 @@ static const command *find_command(const char *name) {
     return NULL;
 }
 
+/* Commands of two words: "bench model" is looked up by its second word once the first is known. */
+static int is_group(const char *word) {
+    size_t length = strlen(word);
+    for (int i = 0; i < COMMANDS; i++)
+        if (strncmp(commands[i].name, word, length) == 0 && commands[i].name[length] == ' ') return 1;
+    return 0;
+}
+
+static const command *find_task(const char *group, const char *task) {
+    char name[64];
+    snprintf(name, sizeof name, "%.20s %.40s", group, task);
+    return find_command(name);
+}
+
+/* One line a task. */
+static void group_overview(FILE *out, const char *group) {
+    size_t length = strlen(group);
+    fprintf(out, "Usage: mka %s TASK [FLAGS]\n\nTasks:\n", group);
+    for (int i = 0; i < COMMANDS; i++)
+        if (strncmp(commands[i].name, group, length) == 0 && commands[i].name[length] == ' ')
+            fprintf(out, "  %-10s %s\n", commands[i].name + length + 1, commands[i].summary);
+    fprintf(out, "\n  mka %s TASK --help   flags and examples of a task; each takes --json\n\nExamples:\n", group);
+    fprintf(out, "  mka bench limits\n  mka bench model -m model.gguf --depth 0,4096\n");
+}
+
+static int unknown_task(const char *group, const char *task) {
+    const char *names[COMMANDS];
+    char list[200] = "";
+    int count = 0;
+    size_t length = strlen(group);
+    for (int i = 0; i < COMMANDS; i++) {
+        if (strncmp(commands[i].name, group, length) != 0 || commands[i].name[length] != ' ') continue;
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", count > 0 ? ", " : "", commands[i].name + length + 1);
+        names[count++] = commands[i].name + length + 1;
+    }
+    if (task == NULL || task[0] == '-') return mka_cli_usage(group, "which task? One of %s, before any flag", list);
+    const char *nearest = mka_cli_nearest(task, names, count);
+    if (nearest != NULL) return mka_cli_usage(group, "unknown task '%s' (did you mean %s?)", task, nearest);
+    return mka_cli_usage(group, "unknown task '%s'; one of %s", task, list);
+}
+
 static void overview(FILE *out) {
     fputs("mka - language models with long contexts, on CPUs\n\nUsage: mka COMMAND [FLAGS]\n\nCommands:\n", out);
-    for (int i = 0; i < COMMANDS; i++) fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
+    for (int i = 0; i < COMMANDS; i++) fprintf(out, "  %-16s %s\n", commands[i].name, commands[i].summary);
     fputs("\n  mka COMMAND --help   flags and examples of a command\n  mka --version        the version\n\n"
           "Environment: MKA_CPU (kernel level), MKA_THREADS, MKA_LOG (error, warn, info or debug).\n"
           "Exit status: 0 done, 1 the work failed or a check did not hold, 2 wrong usage, 130 interrupted.\n\n"
@@ -128,14 +201,26 @@ static int dispatch(mka_cli *cli, int argc, char **argv) {
         overview(stdout);
         return 0;
     }
-    const command *c = find_command(help ? argv[2] : word);
+    const char *name = help ? argv[2] : word;
+    int words = 2 + help; /* of argv that name the command */
+    const command *c = find_command(name);
+    if (c == NULL && is_group(name)) {
+        const char *task = words < argc ? argv[words] : NULL;
+        if (help ? task == NULL : task != NULL && (strcmp(task, "--help") == 0 || strcmp(task, "-h") == 0)) {
+            group_overview(stdout, name);
+            return 0;
+        }
+        if (task != NULL) c = find_task(name, task);
+        if (c == NULL) return unknown_task(name, task);
+        words++;
+    }
     if (c == NULL && !help && word[0] == '-') return mka_cli_usage(NULL, "the command comes first, before %s", word);
     if (c == NULL) return unknown_command(help ? argv[2] : word);
     if (help) {
         help_page(c);
         return 0;
     }
-    return run_command(cli, c, argc - 2, argv + 2);
+    return run_command(cli, c, argc - words, argv + words);
 }
 
 /* A standard stream that the caller closed must not become the descriptor of a model file: results written to it would go

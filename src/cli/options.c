@@ -24,7 +24,13 @@ typedef enum flag_kind {
     FLAG_MLA,
     FLAG_COLOR,
     FLAG_TEMPLATE,
-    FLAG_DEVICE
+    FLAG_DEVICE,
+    FLAG_MEMORY,
+    FLAG_FILL,
+    FLAG_NUMBERS,
+    FLAG_PHASES,
+    FLAG_VARIANTS,
+    FLAG_TYPES
 } flag_kind;
 
 typedef struct flag {
@@ -40,14 +46,20 @@ typedef struct flag {
 #define RUNS    (MKA_CLI_GENERATE | MKA_CLI_CHAT)
 #define SAMPLES (MKA_CLI_GENERATE | MKA_CLI_CHAT)
 #define MODELS  (MKA_CLI_GENERATE | MKA_CLI_CHAT | MKA_CLI_CHECK | MKA_CLI_EVAL)
-#define ALL     (MODELS | MKA_CLI_INFO | MKA_CLI_TOKENIZE)
+#define BENCH   (MKA_CLI_BENCH_LIMITS | MKA_CLI_BENCH_ATTENTION | MKA_CLI_BENCH_MODEL)
+#define SINGLE  (MODELS | MKA_CLI_INFO | MKA_CLI_TOKENIZE)
+#define ALL     (SINGLE | BENCH)
+#define LAYERS  MKA_CLI_BENCH_ATTENTION
+#define WHOLE   MKA_CLI_BENCH_MODEL
 #define AT(x)   offsetof(mka_cli_options, x)
 
 static const flag flags[] = {
-    {"-m", "--model", "MODEL", ALL, FLAG_TEXT, AT(model), 0, 0, "a GGUF file or a folder with config.json and *.safetensors"},
+    {"-m", "--model", "MODEL", SINGLE | WHOLE, FLAG_TEXT, AT(model), 0, 0,
+     "a GGUF file or a folder with config.json and *.safetensors"},
     {"-p", "--prompt", "TEXT", MKA_CLI_GENERATE | MKA_CLI_TOKENIZE, FLAG_TEXT, AT(prompt), 0, 0, "the prompt"},
     {"-f", "--file", "FILE", MKA_CLI_GENERATE | MKA_CLI_TOKENIZE | MKA_CLI_EVAL, FLAG_TEXT, AT(file), 0, 0,
      "read the text from FILE as it is, last newline included; - is standard input"},
+    {"-n", "--predict", "N", WHOLE, FLAG_INT, AT(tokens), 1, 1 << 20, "tokens that a decode row generates (default 32)"},
     {"-n", "--predict", "N", RUNS, FLAG_INT, AT(tokens), -1, INT_MAX,
      "new tokens at most; -1: until the model ends or the context is full (default: generate 256, chat 512)"},
     {"-c", "--ctx", "N", MKA_CLI_GENERATE | MKA_CLI_CHAT | MKA_CLI_EVAL, FLAG_INT, AT(context), 1, 1 << 27,
@@ -78,17 +90,45 @@ static const flag flags[] = {
     {"--max-tokens", NULL, "N", MKA_CLI_EVAL, FLAG_INT, AT(max_tokens), 1, INT_MAX,
      "score at most the first N tokens (default: all)"},
     {"--skip-chars", "--offset", "N", MKA_CLI_EVAL, FLAG_LONG, AT(skip), 0, 1e15, "begin N characters into the text"},
-    {"-ctk", "--cache-type-k", "TYPE", MODELS, FLAG_TYPE, AT(key_type), 0, 0,
-     "cache type of keys: f32, f16 or bf16 (default f16)"},
-    {"-ctv", "--cache-type-v", "TYPE", MODELS, FLAG_TYPE, AT(value_type), 0, 0,
-     "cache type of values: f32, f16 or bf16 (default f16)"},
-    {"--exact", NULL, NULL, MODELS, FLAG_SET, AT(exact), 0, 0,
+    {"-ctk", "--cache-type-k", "TYPE", MODELS | WHOLE, FLAG_TYPE, AT(key_type), 0, 0,
+     "cache type of keys: f32, f16 (default), bf16, q8 or q4"},
+    {"-ctv", "--cache-type-v", "TYPE", MODELS | WHOLE, FLAG_TYPE, AT(value_type), 0, 0,
+     "cache type of values: f32, f16 (default), bf16, q8 or q4"},
+    {"--exact", NULL, NULL, MODELS | WHOLE, FLAG_SET, AT(exact), 0, 0,
      "activations stay float32 (default: rounded to 8 bits for quantised weights); check: float32 cache too"},
-    {"--mla", NULL, "FORM", MODELS, FLAG_MLA, AT(mla), 0, 0, "how latent attention is computed: auto, absorbed or expanded"},
-    {"--router", NULL, "FILE", MODELS | MKA_CLI_INFO, FLAG_TEXT, AT(router), 0, 0,
+    {"--mla", NULL, "FORM", MODELS | WHOLE, FLAG_MLA, AT(mla), 0, 0,
+     "how latent attention is computed: auto, absorbed or expanded"},
+    {"--router", NULL, "FILE", MODELS | MKA_CLI_INFO | WHOLE, FLAG_TEXT, AT(router), 0, 0,
      "trained MKA or FastMKA router (GGUF or safetensors)"},
-    {"--chunk", NULL, "N", MODELS, FLAG_INT, AT(chunk), 1, 8192, "tokens that prefill takes at once (default 512)"},
-    {"-t", "--threads", "N", ALL, FLAG_INT, AT(threads), 1, 1024, "threads (default: MKA_THREADS, else one a physical core)"},
+    {"--chunk", NULL, "N", MODELS | WHOLE, FLAG_INT, AT(chunk), 1, 8192, "tokens that prefill takes at once (default 512)"},
+    {"--shape", NULL, "NAME[:TYPE]", WHOLE, FLAG_TEXT, AT(shape), 0, 0,
+     "random weights in the shape of a known model instead of -m, e.g. qwen2.5-0.5b:q8_0 (TYPE default q8_0)"},
+    {"--phase", NULL, "LIST", LAYERS | WHOLE, FLAG_PHASES, AT(phases), 0, 0,
+     "decode, prefill (or prompt, the same); default: attention decode, model both"},
+    {"--depth", NULL, "LIST", WHOLE, FLAG_NUMBERS, AT(depths), 0, 1 << 27, "tokens in the cache before a row begins (default 0)"},
+    {"--prompt-tokens", NULL, "N", WHOLE, FLAG_INT, AT(prompt_tokens), 1, 1 << 20,
+     "tokens that a prefill row evaluates (default 512)"},
+    {"--fill", NULL, "HOW", WHOLE, FLAG_FILL, AT(fill), 0, 0,
+     "what the cache holds up to the depth: random, or model, which evaluates tokens (default: random with --shape, else model)"},
+    {"--variant", NULL, "LIST", LAYERS, FLAG_VARIANTS, AT(variants), 0, 0,
+     "gqa (default), mha, mqa, mla, mka, fastmka: which caches are read"},
+    {"--heads", NULL, "LIST", LAYERS, FLAG_NUMBERS, AT(heads), 1, 4096, "query heads (default 28)"},
+    {"--kv-heads", NULL, "LIST", LAYERS, FLAG_NUMBERS, AT(kv_heads), 1, 4096,
+     "key/value heads of gqa, mka and fastmka (default 4)"},
+    {"--head-dim", NULL, "LIST", LAYERS, FLAG_NUMBERS, AT(head_dims), 8, 256,
+     "width of a head (default 128); mla has latents of 4 and rotary keys of half that width"},
+    {"--q-len", NULL, "LIST", LAYERS, FLAG_NUMBERS, AT(q_lens), 1, 8192, "queries at once (default: decode 1, prefill 512)"},
+    {"--kv-len", NULL, "LIST", LAYERS, FLAG_NUMBERS, AT(kv_lens), 1, 1 << 27, "tokens in the cache (default 32768)"},
+    {"--kv-type", NULL, "LIST", LAYERS, FLAG_TYPES, AT(kv_types), 0, 0, "cache types: f32, f16 (default), bf16, q8, q4"},
+    {"--kv", NULL, "random|FILE", LAYERS, FLAG_TEXT, AT(kv), 0, 0,
+     "keys and values: random (default), or in.k and in.v [kv_heads][tokens][head_dim] of a safetensors file, over and over"},
+    {"--memory", NULL, "MODE", LAYERS | WHOLE, FLAG_MEMORY, AT(memory), 0, 0, "dense (the only one in this version)"},
+    {"--size", NULL, "BYTES", MKA_CLI_BENCH_LIMITS, FLAG_LONG, AT(size), 4096, 1e15,
+     "buffer that is read from memory (default: four times the last-level cache, at least 256 MiB)"},
+    {"-r", "--repeats", "N", BENCH, FLAG_INT, AT(repeats), 1, 1000, "samples of each figure after a warm-up (default 5)"},
+    {"-t", "--threads", "LIST", BENCH, FLAG_NUMBERS, AT(threads_list), 1, 1024,
+     "threads, a row each (default: MKA_THREADS, else one a physical core)"},
+    {"-t", "--threads", "N", SINGLE, FLAG_INT, AT(threads), 1, 1024, "threads (default: MKA_THREADS, else one a physical core)"},
     {"--cpu", NULL, "LEVEL", ALL, FLAG_TEXT, AT(cpu), 0, 0,
      "kernel level, see cpu_levels of 'mka info' (default: MKA_CPU, else the best)"},
     {"--device", NULL, "DEVICE", ALL, FLAG_DEVICE, AT(device), 0, 0, "where to compute: cpu (the only one in this version)"},
@@ -103,7 +143,9 @@ enum { FLAG_TOTAL = sizeof flags / sizeof flags[0] };
 void mka_cli_options_defaults(mka_cli_options *options) {
     memset(options, 0, sizeof *options);
     options->tokens = MKA_CLI_UNSET;
-    options->key_type = options->value_type = options->mla = MKA_CLI_UNSET;
+    options->key_type = options->value_type = options->mla = options->fill = MKA_CLI_UNSET;
+    options->repeats = 5;
+    options->prompt_tokens = 512;
     mka_sampler_defaults(&options->sampler);
 }
 
@@ -266,16 +308,59 @@ static int choose(const char *name, const char *typed, const char *value, const 
     return -1;
 }
 
-static int set_choice(mka_cli_options *options, const char *name, const flag *f, const char *typed, const char *value) {
+static const char *const type_words[] = {"f32", "f16", "bf16", "q8", "q4", NULL};
+static const mka_type type_values[] = {MKA_F32, MKA_F16, MKA_BF16, MKA_Q8_0, MKA_Q4_0};
+static const char *const phase_words[] = {"decode", "prefill", "prompt", NULL};
+static const char *const variant_words[] = {"gqa", "mha", "mqa", "mla", "mka", "fastmka", NULL};
+
+const char *mka_cli_type_name(mka_type type) {
+    for (int i = 0; type_words[i] != NULL; i++)
+        if (type_values[i] == type) return type_words[i];
+    return mka_type_name(type);
+}
+
+const char *mka_cli_phase_name(int phase) {
+    return phase_words[phase];
+}
+
+const char *mka_cli_variant_name(int variant) {
+    return variant_words[variant];
+}
+
+/* The words that a kind of flag takes; NULL for a kind that takes numbers or texts. */
+static const char *const *words_of(flag_kind kind) {
     static const char *const colors[] = {"auto", "always", "never", NULL};
     static const char *const forms[] = {"auto", "absorbed", "expanded", NULL};
-    static const char *const types[] = {"f32", "f16", "bf16", NULL};
-    static const mka_type type_values[] = {MKA_F32, MKA_F16, MKA_BF16};
+    static const char *const fills[] = {"random", "model", NULL};
+    static const char *const memories[] = {"dense", NULL};
+    switch (kind) {
+    case FLAG_COLOR:
+        return colors;
+    case FLAG_MLA:
+        return forms;
+    case FLAG_TEMPLATE:
+        return mka_chat_templates();
+    case FLAG_TYPE:
+    case FLAG_TYPES:
+        return type_words;
+    case FLAG_PHASES:
+        return phase_words;
+    case FLAG_VARIANTS:
+        return variant_words;
+    case FLAG_FILL:
+        return fills;
+    case FLAG_MEMORY:
+        return memories;
+    default:
+        return NULL;
+    }
+}
+
+static int set_choice(mka_cli_options *options, const char *name, const flag *f, const char *typed, const char *value) {
     int *field = (int *)((char *)options + f->offset);
-    const char *const *words = f->kind == FLAG_COLOR      ? colors
-                               : f->kind == FLAG_MLA      ? forms
-                               : f->kind == FLAG_TEMPLATE ? mka_chat_templates()
-                                                          : types;
+    const char *const *words = words_of(f->kind);
+    if (f->kind == FLAG_MEMORY && strcmp(value, "tiered") == 0)
+        return mka_cli_usage(name, "--memory tiered: memory tiers are not in this version; the only mode is dense");
     int index = choose(name, typed, value, words);
     if (index < 0) return 2;
     if (f->kind == FLAG_TEMPLATE) {
@@ -286,6 +371,38 @@ static int set_choice(mka_cli_options *options, const char *name, const flag *f,
         *field = index;
     }
     return 0;
+}
+
+/* One part of a list: a number, or the index of a word (types: the type itself; "prompt" is another name of prefill). */
+static int list_item(const char *name, const flag *f, const char *typed, const char *part, int *item) {
+    long long whole;
+    if (f->kind == FLAG_NUMBERS) {
+        if (!mka_cli_parse_int(part, (long long)f->min, (long long)f->max, &whole))
+            return mka_cli_usage(name, "%s: '%s' is not a whole number from %.0f to %.0f", typed, part, f->min, f->max);
+        *item = (int)whole;
+        return 0;
+    }
+    int index = choose(name, typed, part, words_of(f->kind));
+    if (index < 0) return 2;
+    *item = f->kind == FLAG_TYPES                               ? (int)type_values[index]
+            : f->kind == FLAG_PHASES && index > MKA_CLI_PREFILL ? MKA_CLI_PREFILL
+                                                                : index;
+    return 0;
+}
+
+static int set_list(mka_cli_options *options, const char *name, const flag *f, const char *typed, const char *value) {
+    mka_cli_list *list = (mka_cli_list *)((char *)options + f->offset);
+    list->count = 0;
+    for (const char *at = value;; at++) {
+        char part[64];
+        size_t length = strcspn(at, ",");
+        if (list->count == MKA_CLI_LIST) return mka_cli_usage(name, "%s: a list has %d items at most", typed, MKA_CLI_LIST);
+        snprintf(part, sizeof part, "%.*s", (int)(length < sizeof part ? length : sizeof part - 1), at);
+        int status = list_item(name, f, typed, part, &list->items[list->count++]);
+        if (status != 0) return status;
+        at += length;
+        if (*at == '\0') return 0;
+    }
 }
 
 static int set_device(mka_cli_options *options, const char *name, const char *value) {
@@ -312,6 +429,11 @@ static int set_value(mka_cli_options *options, const char *name, const flag *f, 
         return set_seed(options, name, typed, value);
     case FLAG_DEVICE:
         return set_device(options, name, value);
+    case FLAG_NUMBERS:
+    case FLAG_PHASES:
+    case FLAG_VARIANTS:
+    case FLAG_TYPES:
+        return set_list(options, name, f, typed, value);
     default:
         return set_choice(options, name, f, typed, value);
     }

@@ -10,9 +10,30 @@
 #include <stdio.h>
 
 /* Commands as bits, so that a flag can name the set that takes it. */
-enum { MKA_CLI_GENERATE = 1, MKA_CLI_CHAT = 2, MKA_CLI_INFO = 4, MKA_CLI_CHECK = 8, MKA_CLI_TOKENIZE = 16, MKA_CLI_EVAL = 32 };
+enum {
+    MKA_CLI_GENERATE = 1,
+    MKA_CLI_CHAT = 2,
+    MKA_CLI_INFO = 4,
+    MKA_CLI_CHECK = 8,
+    MKA_CLI_TOKENIZE = 16,
+    MKA_CLI_EVAL = 32,
+    MKA_CLI_BENCH_LIMITS = 64,
+    MKA_CLI_BENCH_ATTENTION = 128,
+    MKA_CLI_BENCH_MODEL = 256
+};
 
 typedef enum mka_cli_color { MKA_CLI_COLOR_AUTO, MKA_CLI_COLOR_ALWAYS, MKA_CLI_COLOR_NEVER } mka_cli_color;
+
+/* Values of a flag that takes a list ("1,2,4"); numbers, or indices of words. count 0: not given. */
+enum { MKA_CLI_LIST = 16 };
+typedef struct mka_cli_list {
+    int count, items[MKA_CLI_LIST];
+} mka_cli_list;
+
+/* What bench flags may name, as indices of the words. */
+typedef enum mka_cli_phase { MKA_CLI_DECODE, MKA_CLI_PREFILL } mka_cli_phase;
+typedef enum mka_cli_variant { MKA_CLI_GQA, MKA_CLI_MHA, MKA_CLI_MQA, MKA_CLI_MLA, MKA_CLI_MKA, MKA_CLI_FASTMKA } mka_cli_variant;
+typedef enum mka_cli_fill { MKA_CLI_FILL_RANDOM, MKA_CLI_FILL_MODEL } mka_cli_fill;
 
 /* Strings are borrowed from argv. */
 typedef struct mka_cli_options {
@@ -26,6 +47,11 @@ typedef struct mka_cli_options {
     int key_type, value_type; /* an mka_type, or MKA_CLI_UNSET */
     int mla;                  /* an mka_mla_form, or MKA_CLI_UNSET */
     int color;                /* an mka_cli_color */
+    /* bench */
+    const char *shape, *kv;
+    mka_cli_list threads_list, phases, variants, heads, kv_heads, head_dims, q_lens, kv_lens, kv_types, depths;
+    long long size;
+    int repeats, prompt_tokens, memory, fill; /* fill: an mka_cli_fill, or MKA_CLI_UNSET */
     int verbose, json, exact, chat, ignore_eos, no_parse_special, no_bos, help;
     const char **arguments; /* what is not a flag; points into the caller's array */
     int argument_count;
@@ -47,6 +73,11 @@ const char *mka_cli_nearest(const char *word, const char *const *candidates, int
 
 /* One line "mka: ..." on stderr, then a hint to the help of command (NULL: of mka itself). Returns 2. */
 int mka_cli_usage(const char *command, const char *format, ...) MKA_PRINTF(2, 3);
+
+/* What a cache type is called on the command line: "f16", "q8", ... */
+const char *mka_cli_type_name(mka_type type);
+const char *mka_cli_phase_name(int phase);
+const char *mka_cli_variant_name(int variant);
 
 /* Whole-string number parsing; 0 when text is not a plain decimal number in min..max. */
 int mka_cli_parse_int(const char *text, long long min, long long max, long long *value);

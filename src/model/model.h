@@ -19,6 +19,8 @@ typedef struct mka_block {
 struct mka_model {
     mka_engine *engine;
     mka_file *file, *router; /* mapped as long as the model lives; router may be NULL */
+    void *image;             /* the file's bytes when it was made in memory (random.c), or NULL */
+    size_t image_bytes;
     mka_sizes sizes;
     mka_matrix embedding, output;
     const float *output_norm;

@@ -1,0 +1,157 @@
+/* bench - engines, samples and limits of the benchmarks. See bench.h.
+ *
+ * A figure without its limit says little on a machine that others use too, and a limit that was measured a minute earlier says
+ * little more. So every sample stands between two samples of its own limits, and the fraction is formed sample by sample.
+ */
+#include "bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- engines ---- */
+
+int mka_bench_open(mka_bench *bench, mka_cli *cli) {
+    const mka_cli_list *list = &cli->options.threads_list;
+    memset(bench, 0, sizeof *bench);
+    bench->cli = cli;
+    int count = list->count > 0 ? list->count : 1;
+    for (int i = 0; i < count; i++) {
+        cli->options.threads = list->count > 0 ? list->items[i] : 0;
+        int status = mka_cli_open_engine(cli, &bench->engine[i]);
+        if (status != 0) return status;
+        mka_engine_machine(bench->engine[i], &bench->machine[i]);
+        bench->engines++;
+    }
+    mka_cli_progress_start(&bench->progress, "measuring");
+    mka_cli_catch_interrupt();
+    return 0;
+}
+
+void mka_bench_close(mka_bench *bench) {
+    mka_cli_progress_end(&bench->progress);
+    for (int i = 0; i < bench->engines; i++) {
+        mka_limits_destroy(bench->limits[i]);
+        mka_engine_destroy(bench->engine[i]);
+    }
+}
+
+int mka_bench_buffer(mka_bench *bench, int engine, size_t bytes) {
+    mka_error error = {0};
+    if (bytes < 4096) bytes = 4096;
+    if (bench->buffer[engine] >= bytes) return 0;
+    mka_limits_destroy(bench->limits[engine]);
+    bench->limits[engine] = NULL;
+    bench->buffer[engine] = 0;
+    if (mka_limits_create(bench->engine[engine], bytes, -1, &bench->limits[engine], &error) != MKA_OK)
+        return mka_cli_failure(&error, 0);
+    bench->buffer[engine] = bytes;
+    return 0;
+}
+
+int mka_bench_step(mka_bench *bench) {
+    bench->done++;
+    return mka_cli_progress_step(&bench->progress, bench->done, bench->total) ? 130 : 0;
+}
+
+/* ---- spreads ---- */
+
+static int by_size(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+mka_bench_spread mka_bench_spread_of(double *samples, int count) {
+    qsort(samples, (size_t)count, sizeof *samples, by_size);
+    double median = count % 2 ? samples[count / 2] : 0.5 * (samples[count / 2 - 1] + samples[count / 2]);
+    return (mka_bench_spread){samples[0], median, samples[count - 1]};
+}
+
+json_t *mka_bench_spread_json(const mka_bench_spread *s) {
+    json_t *out = json_object();
+    json_object_set_new(out, "min", mka_cli_json_real(s->min));
+    json_object_set_new(out, "median", mka_cli_json_real(s->median));
+    json_object_set_new(out, "max", mka_cli_json_real(s->max));
+    return out;
+}
+
+/* ---- rows ---- */
+
+int mka_bench_row_make(mka_bench *bench, mka_bench_row *row) {
+    size_t count = (size_t)bench->cli->options.repeats;
+    row->seconds = calloc(4 * count, sizeof *row->seconds);
+    if (row->seconds == NULL) return mka_cli_error("out of memory");
+    row->read = row->seconds + count;
+    row->compute = row->read + count;
+    row->fraction = row->compute + count;
+    return 0;
+}
+
+void mka_bench_row_free(mka_bench_row *row) {
+    free(row->seconds);
+    memset(row, 0, sizeof *row);
+}
+
+/* Adds half of a limit sample to what will be the mean of the two around a figure. */
+static int sample_limits(mka_bench *bench, mka_bench_row *row, int repeat) {
+    mka_engine *engine = bench->engine[row->engine];
+    int threads = bench->machine[row->engine].threads;
+    mka_error error = {0};
+    double rate;
+    if (row->buffer == 0) return 0;
+    size_t bytes = row->buffer < 4096 ? 4096 : row->buffer;
+    if (mka_limits_read(bench->limits[row->engine], bytes, threads, &rate, &error) != MKA_OK) return mka_cli_failure(&error, 0);
+    row->read[repeat] += 0.5 * rate;
+    if (row->unit == MKA_UNITS) return 0;
+    if (mka_limits_compute(engine, row->unit, threads, &rate, &error) != MKA_OK) return mka_cli_failure(&error, 0);
+    row->compute[repeat] += 0.5 * rate;
+    return 0;
+}
+
+int mka_bench_sample(mka_bench *bench, mka_bench_row *row, int repeat, mka_bench_call *call, void *user) {
+    int status = sample_limits(bench, row, repeat);
+    if (status != 0) return status;
+    row->seconds[repeat] = call(user);
+    if (row->seconds[repeat] < 0) return 1;
+    status = sample_limits(bench, row, repeat);
+    if (status != 0) return status;
+    double least = 0;
+    if (row->read[repeat] > 0) least = row->bytes * 1e-9 / row->read[repeat];
+    if (row->compute[repeat] > 0 && row->flops * 1e-9 / row->compute[repeat] > least)
+        least = row->flops * 1e-9 / row->compute[repeat];
+    row->fraction[repeat] = least / row->seconds[repeat];
+    return mka_bench_step(bench);
+}
+
+mka_bench_result mka_bench_row_result(const mka_bench *bench, mka_bench_row *row) {
+    int count = bench->cli->options.repeats;
+    mka_bench_result r = {.seconds = mka_bench_spread_of(row->seconds, count),
+                          .read = mka_bench_spread_of(row->read, count),
+                          .compute = mka_bench_spread_of(row->compute, count),
+                          .fraction = mka_bench_spread_of(row->fraction, count).median};
+    r.gbps = row->bytes * 1e-9 / r.seconds.median;
+    r.gflops = row->flops * 1e-9 / r.seconds.median;
+    r.by_arithmetic = row->unit != MKA_UNITS && row->flops / r.compute.median > row->bytes / r.read.median;
+    r.limit = r.by_arithmetic ? r.compute.median : r.read.median;
+    return r;
+}
+
+void mka_bench_row_json(const mka_bench *bench, const mka_bench_row *row, const mka_bench_result *r, json_t *out) {
+    const mka_machine *machine = &bench->machine[row->engine];
+    json_object_set_new(out, "bytes", mka_cli_json_real(row->bytes));
+    json_object_set_new(out, "flops", mka_cli_json_real(row->flops));
+    json_object_set_new(out, "gbps", mka_cli_json_real(r->gbps));
+    json_object_set_new(out, "gflops", mka_cli_json_real(r->gflops));
+    if (row->buffer > 0) {
+        json_object_set_new(out, "limit", mka_cli_json_real(r->limit));
+        json_object_set_new(out, "limit_kind", json_string(r->by_arithmetic ? "arithmetic" : "read"));
+        json_object_set_new(out, "limit_fraction", mka_cli_json_real(r->fraction));
+        json_object_set_new(out, "read_gbps", mka_bench_spread_json(&r->read));
+    }
+    if (row->buffer > 0 && row->unit != MKA_UNITS) {
+        json_object_set_new(out, "unit", json_string(mka_unit_name(row->unit)));
+        json_object_set_new(out, "unit_gflops", mka_bench_spread_json(&r->compute));
+    }
+    json_object_set_new(out, "threads", json_integer(machine->threads));
+    json_object_set_new(out, "repeats", json_integer(bench->cli->options.repeats));
+    json_object_set_new(out, "cpu", mka_cli_json_string(machine->level));
+}
