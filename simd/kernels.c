@@ -29,7 +29,8 @@ static const level list[] = {
 #elif defined(__aarch64__)
     {"neon", "scalar", MKA_CPU_NEON, mka_neon_fill},
     {"dotprod", "neon", MKA_CPU_NEON | MKA_CPU_DOTPROD, mka_dotprod_fill},
-    {"sve", "dotprod", MKA_CPU_NEON | MKA_CPU_SVE, mka_sve_fill},
+    {"i8mm", "dotprod", MKA_CPU_NEON | MKA_CPU_DOTPROD | MKA_CPU_I8MM | MKA_CPU_BF16, mka_i8mm_fill},
+    {"sve", "i8mm", MKA_CPU_NEON | MKA_CPU_SVE, mka_sve_fill},
 #endif
 };
 

@@ -19,6 +19,7 @@ void mka_amx_fill(mka_kernels *k);
 #elif defined(__aarch64__)
 void mka_neon_fill(mka_kernels *k);
 void mka_dotprod_fill(mka_kernels *k);
+void mka_i8mm_fill(mka_kernels *k);
 void mka_sve_fill(mka_kernels *k);
 #endif
 

@@ -359,7 +359,10 @@ SUPER_GEMV(q5_k, MINS_8)
 SUPER_GEMV(q6_k, NO_MINS)
 SUPER_GEMV(iq4_xs, NO_MINS)
 
+void mka_dotprod_fill_cache(mka_kernels *k);
+
 void mka_dotprod_fill(mka_kernels *k) {
+    mka_dotprod_fill_cache(k);
     k->gemv_q8[MKA_Q4_0] = gemv_q4_0;
     k->gemv_q8[MKA_Q4_1] = gemv_q4_1;
     k->gemv_q8[MKA_Q5_0] = gemv_q5_0;
