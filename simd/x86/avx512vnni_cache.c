@@ -9,6 +9,7 @@
 
 #include "kernels.h"
 #include "levels.h"
+#include "x86/vnni_cache.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -92,7 +93,7 @@ INLINE void score_rows_bf16(int R, int d, int n, const float *q, const char *key
     }
 }
 
-static void score_bf16(int r, int d, int n, const float *q, const void *keys, float scale, float *s, int lds){
+void mka_avx512vnni_score_bf16(int r, int d, int n, const float *q, const void *keys, float scale, float *s, int lds){
 #define SCORE_BF16(R, row) score_rows_bf16(R, d, n, q + (ptrdiff_t)(row)*d, keys, scale, s + (ptrdiff_t)(row)*lds, lds)
     ROW_PASSES(r, SCORE_BF16)}
 
@@ -141,7 +142,7 @@ INLINE void mix_rows_bf16(int R, int d, int n, const float *s, int lds, const ch
     }
 }
 
-static void mix_bf16(int r, int d, int n, const float *s, int lds, const void *values, const float *c, float *acc) {
+void mka_avx512vnni_mix_bf16(int r, int d, int n, const float *s, int lds, const void *values, const float *c, float *acc) {
 #define MIX_BF16(R, row) mix_rows_bf16(R, d, n, s + (ptrdiff_t)(row)*lds, lds, values, c + (row), acc + (ptrdiff_t)(row)*d)
     if (n <= 0) return;
     ROW_PASSES(r, MIX_BF16)
@@ -255,53 +256,66 @@ typedef struct {
     int fine;
 } weights;
 
-/* 16 bits of precision: weights are in units of most / 255, of which the fraction is cut off or kept as 8 more bits. Cutting off
- * takes half a unit on average, so that half is added first; that is fair to weights of several units, not to those far below. */
-static void round_weights(int R, int n, const float *s, int lds, const char *scales, ptrdiff_t tile, weights *w) {
-    float scaled[SPAN];
-    w->fine = 0;
-    for (int i = 0; i < R; i++) {
-        __m512 most = _mm512_setzero_ps(), sum = _mm512_setzero_ps();
-        for (int t = 0; t < n; t += 16) {
-            const float *scale = (const float *)(const void *)(scales + (ptrdiff_t)(t / MKA_TILE) * tile) + t % MKA_TILE;
-            __m512 x = _mm512_maskz_mul_ps(some(n - t), _mm512_maskz_loadu_ps(some(n - t), s + (ptrdiff_t)i * lds + t),
-                                           _mm512_loadu_ps(scale));
-            _mm512_storeu_ps(scaled + t, x);
+/* Weights times scales of one row into scaled, zeros up to the next multiple of 32; their sum and largest. */
+INLINE float scale_weights(int n, const float *s, const char *scales, ptrdiff_t tile, float *scaled, float *largest) {
+    __m512 most = _mm512_setzero_ps(), sum = _mm512_setzero_ps();
+    for (int t = 0; t < n; t += MKA_TILE, scales += tile)
+        for (int k = 0; k < MKA_TILE; k += 16) {
+            __mmask16 left = some(n - t - k);
+            __m512 x = _mm512_maskz_mul_ps(left, _mm512_maskz_loadu_ps(left, s + t + k), _mm512_load_ps(scales + 4 * k));
+            _mm512_storeu_ps(scaled + t + k, x);
             most = _mm512_max_ps(most, x);
             sum = _mm512_add_ps(sum, x);
         }
-        float largest = _mm512_reduce_max_ps(most), inverse = largest > 0 ? 255.0f / largest : 0;
-        w->unit[i] = largest / 255.0f;
-        w->fine |= _mm512_reduce_add_ps(sum) * inverse < 6.0f * (float)n; /* the mean weight is below 6 units */
-        __m512i high_sum = _mm512_setzero_si512(), low_sum = high_sum;
-        for (int t = 0; t < mka_pad(n, MKA_TILE); t += 16) {
-            __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(some(n - t), scaled + t), _mm512_set1_ps(inverse));
-            __m512i high = _mm512_cvttps_epi32(x);
-            __m512 rest = _mm512_sub_ps(x, _mm512_cvtepi32_ps(high));
-            __m512i low = _mm512_cvttps_epi32(_mm512_mul_ps(rest, _mm512_set1_ps(256.0f)));
-            _mm_storeu_si128((__m128i *)(void *)(w->high[i] + t), _mm512_cvtusepi32_epi8(high));
-            _mm_storeu_si128((__m128i *)(void *)(w->low[i] + t), _mm512_cvtusepi32_epi8(low));
-            high_sum = _mm512_add_epi32(high_sum, high);
-            low_sum = _mm512_add_epi32(low_sum, low);
-        }
-        w->sum_high[i] = _mm512_reduce_add_epi32(high_sum);
-        w->sum_low[i] = _mm512_reduce_add_epi32(low_sum);
-    }
+    *largest = _mm512_reduce_max_ps(most);
+    return _mm512_reduce_add_ps(sum);
 }
 
-/* Where only the high bits are used, they are rounded to nearest rather than cut. */
-static void round_up_high(int R, int n, weights *w) {
+/* To the nearest whole unit. */
+INLINE int32_t round_coarse(int n, const float *scaled, float inverse, uint8_t *high) {
+    __m512i sum = _mm512_setzero_si512();
+    for (int t = 0; t < n; t += 16) {
+        __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(scaled + t), _mm512_set1_ps(inverse)));
+        _mm_storeu_si128((__m128i *)(void *)(high + t), _mm512_cvtusepi32_epi8(whole));
+        sum = _mm512_add_epi32(sum, whole);
+    }
+    return _mm512_reduce_add_epi32(sum);
+}
+
+/* To 256ths of a unit. */
+INLINE void round_fine(int n, const float *scaled, float inverse, uint8_t *high, uint8_t *low, int32_t *sum_high,
+                       int32_t *sum_low) {
+    __m512i sums[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+    for (int t = 0; t < n; t += 16) {
+        __m512 x = _mm512_mul_ps(_mm512_loadu_ps(scaled + t), _mm512_set1_ps(inverse));
+        __m512i whole = _mm512_cvttps_epi32(x);
+        __m512i rest = _mm512_cvttps_epi32(_mm512_mul_ps(_mm512_sub_ps(x, _mm512_cvtepi32_ps(whole)), _mm512_set1_ps(256.0f)));
+        _mm_storeu_si128((__m128i *)(void *)(high + t), _mm512_cvtusepi32_epi8(whole));
+        _mm_storeu_si128((__m128i *)(void *)(low + t), _mm512_cvtusepi32_epi8(rest));
+        sums[0] = _mm512_add_epi32(sums[0], whole);
+        sums[1] = _mm512_add_epi32(sums[1], rest);
+    }
+    *sum_high = _mm512_reduce_add_epi32(sums[0]);
+    *sum_low = _mm512_reduce_add_epi32(sums[1]);
+}
+
+/* A unit is the largest weight by 255. Rounding to whole units is fair while the mean weight has several of them; below that,
+ * many small weights would vanish together, and 8 more bits are kept. */
+INLINE void round_weights(int R, int n, const float *s, int lds, const char *scales, ptrdiff_t tile, weights *w) {
+    float scaled[ROWS][SPAN], inverse[ROWS];
+    int whole = mka_pad(n, MKA_TILE);
+    w->fine = 0;
     for (int i = 0; i < R; i++) {
-        __m512i sum = _mm512_setzero_si512();
-        for (int t = 0; t < mka_pad(n, MKA_TILE); t += 64) {
-            __m512i low = _mm512_loadu_si512(w->low[i] + t), high = _mm512_loadu_si512(w->high[i] + t);
-            high = _mm512_mask_add_epi8(high, _mm512_movepi8_mask(low) & (n - t >= 64 ? ~0ull : (1ull << (n - t)) - 1), high,
-                                        _mm512_set1_epi8(1));
-            _mm512_storeu_si512(w->high[i] + t, high);
-            high = _mm512_maskz_mov_epi8(n - t >= 64 ? ~0ull : (1ull << (n - t)) - 1, high);
-            sum = _mm512_add_epi64(sum, _mm512_sad_epu8(high, _mm512_setzero_si512()));
-        }
-        w->sum_high[i] = (int32_t)_mm512_reduce_add_epi64(sum);
+        float largest, sum = scale_weights(n, s + (ptrdiff_t)i * lds, scales, tile, scaled[i], &largest);
+        inverse[i] = largest > 0 ? 254.9999f / largest : 0;
+        w->unit[i] = largest / 254.9999f;
+        w->fine |= sum * inverse[i] < 6.0f * (float)n;
+    }
+    for (int i = 0; i < R; i++) {
+        if (w->fine)
+            round_fine(whole, scaled[i], inverse[i], w->high[i], w->low[i], &w->sum_high[i], &w->sum_low[i]);
+        else
+            w->sum_high[i] = round_coarse(whole, scaled[i], inverse[i], w->high[i]);
     }
 }
 
@@ -364,7 +378,6 @@ INLINE void mix_rows_quant(int R, int bits, mka_type type, int d, int n, const f
         ptrdiff_t ahead = (ptrdiff_t)((count + MKA_TILE - 1) / MKA_TILE) * tile;
         const float *factor = from == 0 ? c : ones;
         round_weights(R, count, s + from, lds, values + scales, tile, &w);
-        if (!w.fine) round_up_high(R, count, &w);
         for (; e + 16 < d; e += 32)
             mix_blocks_quant(R, 2, bits, d, count, &w, values + e / 16 * (bits == 8 ? 512 : 256), tile, ahead, e, factor, acc);
         if (e < d)
@@ -387,7 +400,7 @@ static void mix_q4(int r, int d, int n, const float *s, int lds, const void *val
 
 void mka_avx512vnni_fill_cache(mka_kernels *k);
 void mka_avx512vnni_fill_cache(mka_kernels *k) {
-    k->score[MKA_BF16] = score_bf16, k->mix[MKA_BF16] = mix_bf16;
+    k->score[MKA_BF16] = mka_avx512vnni_score_bf16, k->mix[MKA_BF16] = mka_avx512vnni_mix_bf16;
     k->score[MKA_Q8_0] = score_q8, k->mix[MKA_Q8_0] = mix_q8;
     k->score[MKA_Q4_0] = score_q4, k->mix[MKA_Q4_0] = mix_q4;
 }

@@ -1,0 +1,170 @@
+/* amx_cache - attention over bf16 cache tiles on AMX. A tile of keys or values is an operand of
+ * TDPBF16PS as it lies in memory (16 lines of 64 bytes), which is what the cache's layout was chosen for.
+ *
+ *   score   C[16 queries][16 keys]        += A[16 queries][32 dimensions]  B[16 pairs of dimensions][16 keys]
+ *   mix     C[16 queries][16 dimensions]  += A[16 queries][32 keys]        B[16 pairs of keys][16 dimensions]
+ *
+ * Two by two tiles of C are held at once. Rows that do not fill 16 are computed in a buffer of 16: even one row in 16 is faster
+ * than memory, and than VDPBF16PS on the CPUs that have AMX. Widths that are no multiple of 32 (keys) or 16 (values) are left to
+ * the level below. */
+#include <immintrin.h>
+#include <string.h>
+
+#include "kernels.h"
+#include "levels.h"
+#include "x86/vnni_cache.h"
+
+enum { ROWS = 16, SPAN = 256, MOST_DIM = 256 };
+
+/* Eight tiles of 16 rows of 64 bytes. Constant memory, because compilers believe that the instruction reads 8 bytes of it and
+ * would drop what a function writes behind those. */
+static const struct {
+    uint8_t palette, start, reserved[14];
+    uint16_t bytes[16];
+    uint8_t rows[16];
+} shape = {.palette = 1, .bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
+
+/* Asks for what lies ahead bytes behind a tile's worth of memory. */
+static inline void ask(const char *p, ptrdiff_t ahead) {
+    for (int line = 0; line < 16; line++) _mm_prefetch(p + ahead + 64 * line, _MM_HINT_T0);
+}
+
+/* n floats times factor to bf16, with zeros up to the next multiple of 32. */
+static void round_bf16(int n, float factor, const float *x, uint16_t *y) {
+    __m512 by = _mm512_set1_ps(factor);
+    for (int i = 0; i < n; i += 32) {
+        __mmask32 left = n - i >= 32 ? 0xffffffffu : (1u << (n - i)) - 1u;
+        __m512 low = _mm512_maskz_loadu_ps((__mmask16)left, x + i),
+               high = _mm512_maskz_loadu_ps((__mmask16)(left >> 16), x + i + 16);
+        _mm512_storeu_si512(y + i, (__m512i)_mm512_cvtne2ps_pbh(_mm512_mul_ps(high, by), _mm512_mul_ps(low, by)));
+    }
+}
+
+/* C tiles 0..3 are (rows 0, keys 0), (rows 0, keys 16), (rows 16, keys 0), (rows 16, keys 16). */
+static void multiply_2x2(int steps, const uint16_t *a, int lda, int two, const char *b, ptrdiff_t b_step, ptrdiff_t b_second,
+                         int b_two) {
+    for (int k = 0; k < steps; k++, a += 32, b += b_step) {
+        _tile_loadd(4, a, (size_t)lda * 2);
+        ask(b, ahead);
+        _tile_loadd(6, b, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        if (b_two) {
+            ask(b + b_second, ahead);
+            _tile_loadd(7, b + b_second, 64);
+            _tile_dpbf16ps(1, 4, 7);
+        }
+        if (two) {
+            _tile_loadd(5, a + ROWS * lda, (size_t)lda * 2);
+            _tile_dpbf16ps(2, 5, 6);
+            if (b_two) _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+}
+
+/* One or two (two) times 16 rows of queries against the keys of one cache tile, the second half only when halves is 2. */
+static void score_tile(int two, int halves, int d, const uint16_t *q, int ldq, const char *keys, ptrdiff_t half, float *s,
+                       int lds) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    multiply_2x2(d / 32, q, ldq, two, keys, 1024, half, halves == 2, ahead);
+    _tile_stored(0, s, (size_t)lds * 4);
+    if (halves == 2) _tile_stored(1, s + MKA_HALF, (size_t)lds * 4);
+    if (two) _tile_stored(2, s + (ptrdiff_t)ROWS * lds, (size_t)lds * 4);
+    if (two && halves == 2) _tile_stored(3, s + (ptrdiff_t)ROWS * lds + MKA_HALF, (size_t)lds * 4);
+}
+
+static void score_bf16(int r, int d, int n, const float *q, const void *keys, float scale, float *s, int lds) {
+    if (d % 32 || d > MOST_DIM) {
+        mka_avx512vnni_score_bf16(r, d, n, q, keys, scale, s, lds);
+        return;
+    }
+    uint16_t rounded[2 * ROWS * MOST_DIM];
+    float rest[ROWS * 32];
+    ptrdiff_t tile = (ptrdiff_t)mka_key_tile_bytes(MKA_BF16, d), ahead = (n + MKA_TILE - 1) / MKA_TILE * tile;
+    _tile_loadconfig(&shape);
+    for (int row = 0; row < r;) {
+        int left = r - row, two = left >= 2 * ROWS, rows = two ? 2 * ROWS : left < ROWS ? left : ROWS;
+        memset(rounded, 0, (two ? 2 : 1) * ROWS * (size_t)d * sizeof *rounded);
+        for (int i = 0; i < rows; i++) round_bf16(d, scale, q + (ptrdiff_t)(row + i) * d, rounded + i * d);
+        const char *p = keys;
+        float *out = s + (ptrdiff_t)row * lds;
+        for (int t = 0; t < n; t += MKA_TILE, p += tile) {
+            int halves = n - t > MKA_HALF ? 2 : 1;
+            if (rows >= ROWS) {
+                score_tile(two, halves, d, rounded, d, p, tile / 2, ahead, out + t, lds);
+                continue;
+            }
+            score_tile(0, halves, d, rounded, d, p, tile / 2, ahead, rest, 32);
+            for (int i = 0; i < rows; i++)
+                memcpy(out + (ptrdiff_t)i * lds + t, rest + i * 32, (size_t)halves * MKA_HALF * sizeof(float));
+        }
+        row += rows;
+    }
+    _tile_release();
+}
+
+static void load_c(int two, int columns, const float *acc, int d) {
+    _tile_loadd(0, acc, (size_t)d * 4);
+    if (columns == 2) _tile_loadd(1, acc + 16, (size_t)d * 4);
+    if (two) _tile_loadd(2, acc + (ptrdiff_t)ROWS * d, (size_t)d * 4);
+    if (two && columns == 2) _tile_loadd(3, acc + (ptrdiff_t)ROWS * d + 16, (size_t)d * 4);
+}
+
+static void store_c(int two, int columns, float *acc, int d) {
+    _tile_stored(0, acc, (size_t)d * 4);
+    if (columns == 2) _tile_stored(1, acc + 16, (size_t)d * 4);
+    if (two) _tile_stored(2, acc + (ptrdiff_t)ROWS * d, (size_t)d * 4);
+    if (two && columns == 2) _tile_stored(3, acc + (ptrdiff_t)ROWS * d + 16, (size_t)d * 4);
+}
+
+/* w [16 or 32][SPAN]: the weights of n tokens in bf16; acc [16 or 32][d] */
+static void mix_rows(int two, int d, int n, const uint16_t *w, const char *values, ptrdiff_t tile, float *acc) {
+    int steps = (n + MKA_TILE - 1) / MKA_TILE;
+    ptrdiff_t ahead = steps * tile;
+    for (int e = 0; e < d; e += 32) {
+        int columns = d - e > 16 ? 2 : 1;
+        load_c(two, columns, acc + e, d);
+        multiply_2x2(steps, w, SPAN, two, values + (ptrdiff_t)(e / 16) * 1024, tile, 1024, columns == 2, ahead);
+        store_c(two, columns, acc + e, d);
+    }
+}
+
+static void mix_bf16(int r, int d, int n, const float *s, int lds, const void *values, const float *c, float *acc) {
+    if (d % 16 || d > MOST_DIM) {
+        mka_avx512vnni_mix_bf16(r, d, n, s, lds, values, c, acc);
+        return;
+    }
+    uint16_t w[2 * ROWS * SPAN];
+    float rest[ROWS * MOST_DIM];
+    ptrdiff_t tile = (ptrdiff_t)mka_value_tile_bytes(MKA_BF16, d);
+    if (n <= 0) return;
+    for (int i = 0; i < r; i++)
+        for (int e = 0; e < d; e++) acc[(ptrdiff_t)i * d + e] *= c[i];
+    _tile_loadconfig(&shape);
+    for (int row = 0; row < r;) {
+        int left = r - row, two = left >= 2 * ROWS, rows = two ? 2 * ROWS : left < ROWS ? left : ROWS;
+        float *out = acc + (ptrdiff_t)row * d, *sum = rows < ROWS ? rest : out;
+        if (rows < ROWS) {
+            memset(rest, 0, sizeof rest);
+            memset(w, 0, sizeof w);
+            memcpy(rest, out, (size_t)rows * (size_t)d * sizeof(float));
+        }
+        const char *p = values;
+        for (int from = 0; from < n; from += SPAN, p += SPAN / MKA_TILE * tile) {
+            int count = n - from < SPAN ? n - from : SPAN;
+            for (int i = 0; i < rows; i++) round_bf16(count, 1, s + (ptrdiff_t)(row + i) * lds + from, w + i * SPAN);
+            mix_rows(two, d, count, w, p, tile, sum);
+        }
+        if (rows < ROWS) memcpy(out, rest, (size_t)rows * (size_t)d * sizeof(float));
+        row += rows;
+    }
+    _tile_release();
+}
+
+void mka_amx_fill_cache(mka_kernels *k);
+void mka_amx_fill_cache(mka_kernels *k) {
+    k->score[MKA_BF16] = score_bf16;
+    k->mix[MKA_BF16] = mix_bf16;
+}
