@@ -42,7 +42,7 @@ static void round_bf16(int n, float factor, const float *x, uint16_t *y) {
 
 /* C tiles 0..3 are (rows 0, keys 0), (rows 0, keys 16), (rows 16, keys 0), (rows 16, keys 16). */
 static void multiply_2x2(int steps, const uint16_t *a, int lda, int two, const char *b, ptrdiff_t b_step, ptrdiff_t b_second,
-                         int b_two) {
+                         int b_two, ptrdiff_t ahead) {
     for (int k = 0; k < steps; k++, a += 32, b += b_step) {
         _tile_loadd(4, a, (size_t)lda * 2);
         ask(b, ahead);
@@ -62,8 +62,8 @@ static void multiply_2x2(int steps, const uint16_t *a, int lda, int two, const c
 }
 
 /* One or two (two) times 16 rows of queries against the keys of one cache tile, the second half only when halves is 2. */
-static void score_tile(int two, int halves, int d, const uint16_t *q, int ldq, const char *keys, ptrdiff_t half, float *s,
-                       int lds) {
+static void score_tile(int two, int halves, int d, const uint16_t *q, int ldq, const char *keys, ptrdiff_t half, ptrdiff_t ahead,
+                       float *s, int lds) {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
