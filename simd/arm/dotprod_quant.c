@@ -88,16 +88,14 @@ Q_INLINE weights nibbles(const uint8_t *q) {
     uint8x16_t v = vld1q_u8(q);
     return pair(vandq_u8(v, vdupq_n_u8(15)), vshrq_n_u8(v, 4));
 }
-/* Nibbles with their fifth bits, minus 16: where the bit is missing, ones are inserted above the nibble. */
-Q_INLINE weights fifth_bits(const uint8_t *q, const uint8_t *h) {
-    static const uint8_t bytes[32] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1,
-                                      2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3};
+/* Nibbles of row r with their fifth bits, minus 16: where the bit is missing, ones are inserted above the nibble. missing: the
+ * fifth bits of four rows, a word each, inverted. */
+Q_INLINE weights fifth_bits(const uint8_t *q, uint8x16_t missing, int r) {
     static const uint8_t bits[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-    uint32_t word32;
-    memcpy(&word32, h, sizeof word32);
-    uint8x16_t v = vld1q_u8(q), bit = vld1q_u8(bits), missing = vmvnq_u8(vreinterpretq_u8_u32(vdupq_n_u32(word32)));
-    uint8x16_t a = vtstq_u8(vqtbl1q_u8(missing, vld1q_u8(bytes)), bit);
-    uint8x16_t b = vtstq_u8(vqtbl1q_u8(missing, vld1q_u8(bytes + 16)), bit);
+    uint8x8_t first = vdup_n_u8((uint8_t)(4 * r)), one = vdup_n_u8(1);
+    uint8x16_t at = vcombine_u8(first, vadd_u8(first, one)), v = vld1q_u8(q), bit = vld1q_u8(bits);
+    uint8x16_t a = vtstq_u8(vqtbl1q_u8(missing, at), bit);
+    uint8x16_t b = vtstq_u8(vqtbl1q_u8(missing, vaddq_u8(at, vdupq_n_u8(2))), bit);
     return pair(vsliq_n_u8(v, a, 4), vsliq_n_u8(vshrq_n_u8(v, 4), b, 4));
 }
 Q_INLINE weights table(weights index) {
@@ -106,15 +104,16 @@ Q_INLINE weights table(weights index) {
         {vqtbl1q_s8(values, vreinterpretq_u8_s8(index.val[0])), vqtbl1q_s8(values, vreinterpretq_u8_s8(index.val[1]))}};
 }
 
-/* One type of 32-blocks. MORE is what its weights are above what WEIGHTS gives. */
-#define BLOCK_GEMV(type, WEIGHTS, MORE)                                                                                          \
+/* One type of 32-blocks. MORE is what its weights are above what WEIGHTS gives; FIRST prepares something for all rows. */
+#define BLOCK_GEMV(type, FIRST, WEIGHTS, MORE)                                                                                   \
     Q_INLINE float32x4_t rows_##type(int n, const group *g, const mka_q8_row *x) {                                               \
         float32x4_t acc = vdupq_n_f32(0);                                                                                        \
         for (int b = 0; b < n / 32; b++) {                                                                                       \
             weights q = activations(x->q + 32 * (size_t)b);                                                                      \
             int32x4_t start = start32(MORE, q), sum[ROWS];                                                                       \
             ask_next(g, b, sizeof(mka_block_##type));                                                                            \
-            for (int r = 0; r < ROWS; r++) sum[r] = dot32(start, WEIGHTS(BLOCK(type, r)), q);                                    \
+            FIRST(type)                                                                                                          \
+            for (int r = 0; r < ROWS; r++) sum[r] = dot32(start, WEIGHTS(type, r), q);                                           \
             float32x4_t scale = vmulq_n_f32(to_float(GATHER(halves4, type, d)), x->scale[b]);                                    \
             acc = vfmaq_f32(acc, vcvtq_f32_s32(across(sum)), scale);                                                             \
         }                                                                                                                        \
@@ -123,14 +122,15 @@ Q_INLINE weights table(weights index) {
     ALL_ROWS(type)
 
 /* The same with a minimum after the scale. */
-#define BLOCK_GEMV_MIN(type, WEIGHTS, MORE)                                                                                      \
+#define BLOCK_GEMV_MIN(type, FIRST, WEIGHTS, MORE)                                                                               \
     Q_INLINE float32x4_t rows_##type(int n, const group *g, const mka_q8_row *x) {                                               \
         float32x4_t acc = vdupq_n_f32(0);                                                                                        \
         for (int b = 0; b < n / 32; b++) {                                                                                       \
             weights q = activations(x->q + 32 * (size_t)b);                                                                      \
             int32x4_t start = start32(MORE, q), sum[ROWS];                                                                       \
             ask_next(g, b, sizeof(mka_block_##type));                                                                            \
-            for (int r = 0; r < ROWS; r++) sum[r] = dot32(start, WEIGHTS(BLOCK(type, r)), q);                                    \
+            FIRST(type)                                                                                                          \
+            for (int r = 0; r < ROWS; r++) sum[r] = dot32(start, WEIGHTS(type, r), q);                                           \
             uint32x4_t both = GATHER(words4, type, d);                                                                           \
             float32x4_t scale = vmulq_n_f32(to_float(vmovn_u32(both)), x->scale[b]);                                             \
             float all = x->scale[b] * (float)(x->sum[2 * b] + x->sum[2 * b + 1]);                                                \
@@ -155,16 +155,18 @@ Q_INLINE weights table(weights index) {
         }                                                                                                                        \
     }
 
-#define NIBBLES(b) nibbles((b)->q)
-#define FIVE(b)    fifth_bits((b)->q, (b)->h)
-#define BYTES(b)   activations((b)->q)
-#define TABLE(b)   table(nibbles((b)->q))
-BLOCK_GEMV(q4_0, NIBBLES, -8)
-BLOCK_GEMV_MIN(q4_1, NIBBLES, 0)
-BLOCK_GEMV(q5_0, FIVE, 0)
-BLOCK_GEMV_MIN(q5_1, FIVE, 16)
-BLOCK_GEMV(q8_0, BYTES, 0)
-BLOCK_GEMV(iq4_nl, TABLE, 0)
+#define NOTHING(type)
+#define NIBBLES(type, r) nibbles(BLOCK(type, r)->q)
+#define BYTES(type, r)   activations(BLOCK(type, r)->q)
+#define TABLE(type, r)   table(nibbles(BLOCK(type, r)->q))
+#define MISSING(type)    uint8x16_t missing = vmvnq_u8(vreinterpretq_u8_u32(GATHER(words4, type, h)));
+#define FIVE(type, r)    fifth_bits(BLOCK(type, r)->q, missing, r)
+BLOCK_GEMV(q4_0, NOTHING, NIBBLES, -8)
+BLOCK_GEMV_MIN(q4_1, NOTHING, NIBBLES, 0)
+BLOCK_GEMV(q5_0, MISSING, FIVE, 0)
+BLOCK_GEMV_MIN(q5_1, MISSING, FIVE, 16)
+BLOCK_GEMV(q8_0, NOTHING, BYTES, 0)
+BLOCK_GEMV(iq4_nl, NOTHING, TABLE, 0)
 
 /* ---- super-blocks: weights of sub-block j. Shifts are operators, as j is a constant only once the loop is unrolled. ---- */
 
@@ -175,12 +177,13 @@ Q_INLINE uint8x16_t two_bits(const uint8_t *q, int j) {
 Q_INLINE weights weights_q2_k(const mka_block_q2_k *b, int j) {
     return pair(two_bits(b->q, j), two_bits(b->q + 16, j));
 }
-/* Ones in the bytes of h that lack bit j. */
-Q_INLINE uint8x16_t lacks(const uint8_t *h, int j) {
-    return vtstq_u8(vmvnq_u8(vld1q_u8(h)), vdupq_n_u8((uint8_t)(1u << j)));
+/* Bit number `to` of each byte comes from bit j of h, the others from v. */
+Q_INLINE uint8x16_t with_bit(uint8x16_t v, const uint8_t *h, int j, int to) {
+    uint8x16_t from = vld1q_u8(h);
+    return vbslq_u8(vdupq_n_u8((uint8_t)(1 << to)), j < to ? from << (to - j) : from >> (j - to), v);
 }
 Q_INLINE uint8x16_t three_bits(const uint8_t *q, const uint8_t *h, int j) {
-    return vsliq_n_u8(vld1q_u8(q + 32 * (j / 4)) >> 2 * (j % 4), lacks(h, j), 2);
+    return with_bit(two_bits(q, j), h, j, 2);
 }
 Q_INLINE weights weights_q3_k(const mka_block_q3_k *b, int j) {
     return pair(three_bits(b->q, b->h, j), three_bits(b->q + 16, b->h + 16, j));
@@ -193,7 +196,7 @@ Q_INLINE weights weights_q4_k(const mka_block_q4_k *b, int j) {
     return pair(four_bits(b->q, j), four_bits(b->q + 16, j));
 }
 Q_INLINE uint8x16_t five_bits(const uint8_t *q, const uint8_t *h, int j) {
-    return vsliq_n_u8(vld1q_u8(q + 32 * (j / 2)) >> 4 * (j % 2), lacks(h, j), 4);
+    return with_bit(four_bits(q, j), h, j, 4);
 }
 Q_INLINE weights weights_q5_k(const mka_block_q5_k *b, int j) {
     return pair(five_bits(b->q, b->h, j), five_bits(b->q + 16, b->h + 16, j));
@@ -347,9 +350,9 @@ Q_INLINE float32x4_t minima(int count, const words *s, const int16_t *sums, cons
 #define MINS_16(type) WITH_MINS(type, 16)
 
 SUPER_TWO(q2_k, unsigned_scale, 0)
-SUPER_TWO(q3_k, signed_scale, 0)
+SUPER_TWO(q3_k, signed_scale, -4)
 SUPER_ONE(q4_k, unsigned_scale, 0)
-SUPER_ONE(q5_k, unsigned_scale, 16)
+SUPER_ONE(q5_k, unsigned_scale, 0)
 SUPER_TWO(q6_k, signed_scale, -32)
 SUPER_ONE(iq4_xs, split_scale, 0)
 SUPER_GEMV(q2_k, MINS_16)
