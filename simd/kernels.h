@@ -77,6 +77,23 @@ typedef void mka_quantize_fn(int n, const float *x, const mka_q8_row *y);
 typedef void mka_gemv_q8_fn(int rows, int n, const void *w, size_t row_bytes, const mka_q8_row *x, float *y);
 typedef void mka_gemv_f32_fn(int rows, int n, const void *w, size_t row_bytes, const float *x, float *y);
 
+/* Products of many rows on bf16 units: weights and activations rounded to bfloat16, products and sums in float32.
+ *
+ * A panel holds up to 32 weight rows of k elements (1 <= k <= MKA_PANEL_K), in an order that is the level's own; it takes
+ * MKA_PANEL_BYTES(k) and is 64-byte aligned. pack_bf16 makes one from floats, whose rows are ldw floats apart; it may be made
+ * piece by piece, the piece from element a on (a multiple of 32) at byte MKA_PANEL_BYTES(a).
+ *
+ *   y[i][j] = sum_k x[i][k] w[j][k]      (added to y[i][j] when more is set)      i < n, j < rows
+ *
+ * x rows are ldx elements apart, ldx a multiple of 32, 64-byte aligned; elements k..round_up(k, 32) - 1 are zeros. y rows are ldy
+ * floats apart. A result does not depend on n, nor on the other rows. Denormal inputs may count as zeros.
+ * Off the exact sum of the rounded operands by at most k/2 + 4 roundings of sum |x w|, those being up to 2^-23 each. */
+#define MKA_PANEL_ROWS     32
+#define MKA_PANEL_K        1024
+#define MKA_PANEL_BYTES(k) ((((size_t)(k) + 31) / 32 * 32) * MKA_PANEL_ROWS * 2)
+typedef void mka_pack_bf16_fn(int rows, int k, const float *w, int ldw, void *panel);
+typedef void mka_gemm_bf16_fn(int n, int rows, int k, const uint16_t *x, int ldx, const void *panel, int more, float *y, int ldy);
+
 /* One level's kernels. Entries that depend on a stored type are indexed by mka_type and NULL where the type has none:
  * score, mix: F32 F16 BF16 Q8_0 Q4_0 (as cache.h stores them). store: F32 F16 BF16. load: every weight type. gemv_q8: every quantised type. gemv_f32: F32 F16 BF16. */
 typedef struct mka_kernels {
@@ -99,6 +116,8 @@ typedef struct mka_kernels {
     mka_quantize_fn *quantize;
     mka_gemv_q8_fn *gemv_q8[MKA_TYPE_LIMIT];
     mka_gemv_f32_fn *gemv_f32[MKA_TYPE_LIMIT];
+    mka_pack_bf16_fn *pack_bf16; /* NULL, as the next, where the level has no bf16 units */
+    mka_gemm_bf16_fn *gemm_bf16;
     mka_peaks peaks; /* not used by any operation: what they are held against */
 } mka_kernels;
 

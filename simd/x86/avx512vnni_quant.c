@@ -2,7 +2,9 @@
 #include "levels.h"
 
 void mka_avx512vnni_fill_cache(mka_kernels *k);
+void mka_avx512vnni_fill_gemm(mka_kernels *k);
 
 void mka_avx512vnni_fill(mka_kernels *k) {
     mka_avx512vnni_fill_cache(k);
+    mka_avx512vnni_fill_gemm(k);
 }

@@ -2,14 +2,15 @@
  *
  *   few rows, quantised W   x in 8 bits, integer dots            (one read of W, nothing unpacked)
  *   few rows otherwise      W's row as float32, float dots       (also when ops->exact asks for it)
- *   many rows               tiles of W as float32, then OpenBLAS (each tile unpacked once for all rows)
+ *   many rows, bf16 units   multiply_bf16.c
+ *   many rows otherwise     tiles of W as float32, then OpenBLAS (each tile unpacked once for all rows)
  *
  * A tile is TILE rows of one product. Tiles are numbered through all products of a call and threads take runs of them.
  */
 #include <cblas.h>
 #include <string.h>
 
-#include "ops.h"
+#include "multiply.h"
 
 #define TILE 64
 #define FEW  8 /* rows up to which W is used as it is stored; measured: unpacking for sgemm pays from about here */
@@ -29,8 +30,9 @@ size_t mka_multiply_scratch(const struct mka_ops_limits *limits) {
     size_t cols = align_up((size_t)limits->cols);
     size_t few = FEW * (align_up(cols) + align_up(cols / 32 * sizeof(float)) + align_up(cols / 16 * sizeof(int16_t))) +
                  FEW * TILE * sizeof(float);
-    size_t many = TILE * cols * sizeof(float);
-    return few > many ? few : many;
+    size_t many = TILE * cols * sizeof(float), bf16 = mka_multiply_bf16_scratch();
+    size_t most = few > many ? few : many;
+    return most > bf16 ? most : bf16;
 }
 
 /* Where a thread keeps up to FEW rows of x in 8 bits. Every thread makes its own: cheaper than waiting for one that does.
@@ -127,12 +129,26 @@ static void multiply_share(void *argument, int thread, int threads) {
             if (tile >= begin) multiply_tile(c, &c->products[i], row, scratch, &x);
 }
 
-void mka_cpu_multiply(mka_ops *ops, int n, int count, const mka_product *products) {
+static void multiply_tiles(mka_ops *ops, int n, int count, const mka_product *products) {
     call c = {.ops = ops, .n = n, .count = count, .products = products};
-    for (int i = 0; i < count; i++) {
-        const mka_matrix *w = products[i].w;
-        c.tiles += ((size_t)w->rows + TILE - 1) / TILE;
-        ops->weight_bytes += (uint64_t)w->rows * w->row_bytes;
-    }
+    for (int i = 0; i < count; i++) c.tiles += ((size_t)products[i].w->rows + TILE - 1) / TILE;
     mka_pool_run(ops->pool, multiply_share, &c);
+}
+
+/* How many of the products can go together: those on bf16 units when they share x, and the others. */
+static int run_length(const mka_ops *ops, int n, int count, const mka_product *p, int *bf16) {
+    *bf16 = n > FEW && mka_multiply_has_bf16(ops, p->w);
+    for (int i = 1; i < count; i++) {
+        if ((n > FEW && mka_multiply_has_bf16(ops, p[i].w)) != *bf16) return i;
+        if (*bf16 && (p[i].x != p->x || p[i].ldx != p->ldx || p[i].w->cols != p->w->cols)) return i;
+    }
+    return count;
+}
+
+void mka_cpu_multiply(mka_ops *ops, int n, int count, const mka_product *products) {
+    for (int i = 0; i < count; i++) ops->weight_bytes += (uint64_t)products[i].w->rows * products[i].w->row_bytes;
+    for (int bf16, run; count > 0; count -= run, products += run) {
+        run = run_length(ops, n, count, products, &bf16);
+        (bf16 ? mka_multiply_bf16 : multiply_tiles)(ops, n, run, products);
+    }
 }

@@ -80,6 +80,7 @@ struct mka_ops {
         int key_dim, value_dim, kv_heads, context;
         int shared; /* 1: some layer's values are parts of its keys */
     } limits;
+    unsigned char *shared_scratch; /* of all threads together: a chunk's rows in bf16; NULL where no kernel wants them */
     unsigned char *thread_scratch; /* [threads][thread_bytes] */
     size_t thread_bytes;
     float *partial; /* decode attention: m, z, acc of every split */

@@ -2,7 +2,7 @@
  *
  * One row of anything here is too little to wake threads for; that case runs on the caller alone.
  */
-#include "ops.h"
+#include "multiply.h"
 
 #include <string.h>
 
@@ -108,6 +108,7 @@ void mka_ops_layout(mka_ops *ops, const struct mka_ops_limits *limits, mka_arena
     ops->limits = *limits;
     ops->thread_bytes = ((multiply > attend ? multiply : attend) + MKA_ALIGN - 1) / MKA_ALIGN * MKA_ALIGN;
     ops->thread_scratch = mka_arena_take(arena, (size_t)mka_pool_threads(ops->pool), ops->thread_bytes);
+    ops->shared_scratch = ops->kernels->gemm_bf16 ? mka_arena_take(arena, mka_multiply_bf16_shared(limits), 1) : NULL;
     ops->partial = mka_arena_take(arena, mka_attend_partials(limits), sizeof(float));
 }
 
