@@ -14,6 +14,7 @@ void mka_amx_fill_peaks(mka_peaks *peaks);
 #elif defined(__aarch64__)
 void mka_neon_fill_peaks(mka_peaks *peaks);
 void mka_dotprod_fill_peaks(mka_peaks *peaks);
+void mka_i8mm_fill_peaks(mka_peaks *peaks);
 void mka_sve_fill_peaks(mka_peaks *peaks);
 #endif
 
@@ -27,9 +28,8 @@ static const struct entry {
     {"avx2vnni", mka_avx2vnni_fill_peaks},     {"avx512", mka_avx512_fill_peaks},
     {"avx512vnni", mka_avx512vnni_fill_peaks}, {"amx", mka_amx_fill_peaks},
 #elif defined(__aarch64__)
-    {"neon", mka_neon_fill_peaks},
-    {"dotprod", mka_dotprod_fill_peaks},
-    {"sve", mka_sve_fill_peaks},
+    {"neon", mka_neon_fill_peaks},     {"dotprod", mka_dotprod_fill_peaks},
+    {"i8mm", mka_i8mm_fill_peaks},     {"sve", mka_sve_fill_peaks},
 #endif
 };
 

@@ -129,14 +129,17 @@ mka_status mka_kv_attend(mka_kv *kv, int length, int n, const float *queries, fl
     return MKA_OK;
 }
 
-/* The unit that a cache of this type is multiplied in, at levels that have it: kernels.h says so of each type. */
-static mka_unit unit_of(const mka_engine *engine, mka_type type) {
-    mka_unit unit = type == MKA_BF16 ? MKA_UNIT_BF16 : type == MKA_Q8_0 || type == MKA_Q4_0 ? MKA_UNIT_I8 : MKA_UNIT_F32;
+/* The unit that a cache is multiplied in, at levels that have it: kernels.h and amx_cache.c say so. */
+static mka_unit unit_of(const mka_engine *engine, const mka_kv_options *o) {
+    mka_unit unit = MKA_UNIT_F32;
+    if (o->key_type == MKA_Q8_0 || o->key_type == MKA_Q4_0) unit = MKA_UNIT_I8;
+    if (o->key_type == MKA_BF16) unit = MKA_UNIT_BF16;
+    if (o->key_type == MKA_BF16 && o->key_dim % 32 == 0 && mka_limits_has(engine, MKA_UNIT_AMX_BF16)) unit = MKA_UNIT_AMX_BF16;
     return mka_limits_has(engine, unit) ? unit : MKA_UNIT_F32;
 }
 
 void mka_kv_get_info(const mka_kv *kv, mka_kv_info *info) {
-    mka_unit unit = unit_of(kv->ops.engine, kv->options.key_type);
+    mka_unit unit = unit_of(kv->ops.engine, &kv->options);
     *info = (mka_kv_info){
         .length = kv->length, .token_bytes = mka_local_token_bytes(&kv->cache.shape), .decode_unit = unit, .prefill_unit = unit};
 }
