@@ -1,5 +1,259 @@
-/* avx512vnni_quant - kernels of the quantised types on AVX-512 with VNNI and BF16, and the level's table. */
+/* avx512vnni_quant - products with quantised weights on AVX-512 with VNNI and BF16, and the level's table.
+ *
+ * The instruction multiplies unsigned with signed bytes and adds four products: weights are taken as unsigned, OFFSET above what
+ * they stand for, and the sums begin at -OFFSET times the activations, which costs nothing. Four blocks of nibbles fill a
+ * register, so that one mask and one shift unpack 128 weights; their activations are brought into the same order for all rows.
+ * Dequantising and quantising are AVX2's. */
 #include "levels.h"
+#include "x86/q_avx512.h"
+
+#include "tmpl/quant_scales.h"
+
+/* Rows that are worked on together: they share activations, and their chains of additions overlap. */
+enum { ROWS = 8 };
+
+#define ROW_BLOCK(type, r) ((const mka_block_##type *)(const void *)(w + (size_t)(r)*row_bytes))
+
+#define ALL_ROWS(type)                                                                                                           \
+    static void gemv_##type(int rows, int n, const void *w, size_t row_bytes, const mka_q8_row *x, float *y) {                   \
+        const char *p = w;                                                                                                       \
+        int j = 0;                                                                                                               \
+        for (; j + ROWS <= rows; j += ROWS) rows_##type(ROWS, n, p + (size_t)j * row_bytes, row_bytes, x, y + j);                \
+        for (; j + 4 <= rows; j += 4) rows_##type(4, n, p + (size_t)j * row_bytes, row_bytes, x, y + j);                         \
+        for (; j < rows; j++) rows_##type(1, n, p + (size_t)j * row_bytes, row_bytes, x, y + j);                                 \
+    }
+
+/* init + products of unsigned w and signed x, four added into each sum. */
+Q_INLINE q64 dot2(q64 init, q64 w, q64 x) {
+    return _mm512_dpbusd_epi32(init, w, x);
+}
+Q_INLINE q64 minus_offset(int offset, q64 x) {
+    return offset ? _mm512_sub_epi32(_mm512_setzero_si512(), dot2(_mm512_setzero_si512(), _mm512_set1_epi8((char)offset), x))
+                  : _mm512_setzero_si512();
+}
+Q_INLINE q64 high4(q64 v) {
+    return low4(_mm512_srli_epi16(v, 4));
+}
+/* What 4-bit indices of iq4 stand for, plus 128. */
+Q_INLINE q64 table_above(q64 v) {
+    const __m128i table = _mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, -127, -115, -103, -90, -75, -59, -39, -15);
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), v);
+}
+
+/* ---- blocks of 32, four at a time: block b has lane b, its first 16 elements in `low` and the others in `high` ---- */
+
+/* What all rows need of four blocks' activations; where fewer are left, zeros stand for the others. */
+typedef struct {
+    q64 low, high, init;
+    __m512 scale;     /* over each block's lane */
+    __m512 pair;      /* scale, and scale times the sum of the activations, in turn */
+    __mmask32 exists; /* words that lie within the first 64 bytes of the row's rest */
+} quad;
+
+Q_INLINE __m512 lanes4(__m128 v) {
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3), _mm512_castps128_ps512(v));
+}
+
+Q_INLINE quad make_quad(const mka_q8_row *x, int i, int count, int offset, int block_words) {
+    const int8_t *q = x->q + 32 * (size_t)i;
+    __mmask16 a = count >= 2 ? 0xffff : 0x00ff, b = count >= 4 ? 0xffff : count == 3 ? 0x00ff : 0;
+    __m512i first = _mm512_maskz_loadu_epi32(a, q), second = _mm512_maskz_loadu_epi32(b, q + 64);
+    __mmask8 blocks = (__mmask8)((1u << count) - 1u);
+    __m128 scale = _mm_maskz_loadu_ps(blocks, x->scale + i);
+    __m128i sums = _mm_madd_epi16(_mm_maskz_loadu_epi32(blocks, x->sum + 2 * i), _mm_set1_epi16(1));
+    quad k = {.low = _mm512_shuffle_i32x4(first, second, 0x88), .high = _mm512_shuffle_i32x4(first, second, 0xdd)};
+    k.init = offset ? _mm512_add_epi32(minus_offset(offset, k.low), minus_offset(offset, k.high)) : _mm512_setzero_si512();
+    k.scale = lanes4(scale);
+    k.pair = _mm512_mask_mul_ps(k.scale, 0xaaaa, k.scale, lanes4(_mm_cvtepi32_ps(sums)));
+    int words = count * block_words;
+    k.exists = words >= 32 ? 0xffffffffu : (1u << words) - 1u;
+    return k;
+}
+
+/* 16 bytes of each of `count` blocks, `size` bytes apart. */
+Q_INLINE q64 lanes_of(const void *p, size_t size, int count) {
+    const char *c = p;
+    __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const void *)c));
+    if (count > 1) v = _mm512_mask_broadcast_i32x4(v, 0x00f0, _mm_loadu_si128((const void *)(c + size)));
+    if (count > 2) v = _mm512_mask_broadcast_i32x4(v, 0x0f00, _mm_loadu_si128((const void *)(c + 2 * size)));
+    if (count > 3) v = _mm512_mask_broadcast_i32x4(v, 0xf000, _mm_loadu_si128((const void *)(c + 3 * size)));
+    return v;
+}
+
+/* The half float at the beginning of each block over its lane; those of `pairs`, this one and the next in turn. A fourth block
+ * may begin beyond the 64 bytes of one load. */
+Q_INLINE __m512 halves_of(const void *p, int words, int pairs, int count, __mmask32 exists) {
+    const int step = pairs ? 1 : 0, far = 3 * words + step > 31 ? 0 : 3 * words;
+    const __m512i index = _mm512_castsi256_si512(
+        _mm256_setr_epi16(0, (short)step, 0, (short)step, (short)words, (short)(words + step), (short)words,
+                          (short)(words + step), (short)(2 * words), (short)(2 * words + step), (short)(2 * words),
+                          (short)(2 * words + step), (short)far, (short)(far + step), (short)far, (short)(far + step)));
+    __m256i h = _mm512_castsi512_si256(_mm512_permutexvar_epi16(index, _mm512_maskz_loadu_epi16(exists, p)));
+    if (!far && count == 4) {
+        int32_t last;
+        memcpy(&last, (const char *)p + 6 * words, sizeof last);
+        h = pairs ? _mm256_mask_set1_epi32(h, 0xc0, last) : _mm256_mask_set1_epi16(h, 0xf000, (short)last);
+    }
+    return _mm512_cvtph_ps(h);
+}
+
+/* Fifth bits of four blocks, as 16 where they are set: those of elements 0..15 or 16..31. */
+Q_INLINE q64 fifth(const void *p, size_t size, int count, int half) {
+    const char *c = p;
+    uint64_t bits = 0;
+    for (int b = 0; b < count; b++) bits |= (uint64_t)load_u16(c + size * (size_t)b + 2 * half) << 16 * b;
+    return _mm512_maskz_set1_epi8(bits, 16);
+}
+
+#define NIBBLE_LOW(type)  low4(v)
+#define NIBBLE_HIGH(type) high4(v)
+#define FIVE_LOW(type)    _mm512_or_si512(low4(v), fifth(b->h, sizeof *b, count, 0))
+#define FIVE_HIGH(type)   _mm512_or_si512(high4(v), fifth(b->h, sizeof *b, count, 1))
+#define TABLE_LOW(type)   table_above(low4(v))
+#define TABLE_HIGH(type)  table_above(high4(v))
+
+#define NIBBLE_SUM(type, FORM)                                                                                                   \
+    q_ahead(b, ROWS *row_bytes, 4 * sizeof *b);                                                                                  \
+    q64 v = lanes_of(b->q, sizeof *b, count);                                                                                    \
+    __m512 sum = _mm512_cvtepi32_ps(dot2(dot2(k.init, FORM##_LOW(type), k.low), FORM##_HIGH(type), k.high));
+
+#define ROWS_OF_BLOCKS(type, STEP, TOTAL)                                                                                        \
+    Q_INLINE void rows_##type(int R, int n, const char *w, size_t row_bytes, const mka_q8_row *x, float *y) {                    \
+        qf2 acc[ROWS], minima[ROWS];                                                                                             \
+        int i = 0;                                                                                                               \
+        for (int r = 0; r < R; r++) acc[r] = minima[r] = _mm512_setzero_ps();                                                    \
+        for (; i + STEP <= n / 32; i += STEP) step_##type(R, STEP, i, w, row_bytes, x, acc, minima);                             \
+        if (i < n / 32) step_##type(R, n / 32 - i, i, w, row_bytes, x, acc, minima);                                             \
+        for (int r = 0; r < R; r++) y[r] = TOTAL;                                                                                \
+    }                                                                                                                            \
+    ALL_ROWS(type)
+
+/* d (q - OFFSET) */
+#define BLOCK_GEMV(type, FORM, OFFSET)                                                                                           \
+    Q_INLINE void step_##type(int R, int count, int i, const char *w, size_t row_bytes, const mka_q8_row *x, qf2 *acc,           \
+                              qf2 *minima) {                                                                                     \
+        quad k = make_quad(x, i, count, OFFSET, sizeof(mka_block_##type) / 2);                                                   \
+        (void)minima;                                                                                                            \
+        for (int r = 0; r < R; r++) {                                                                                            \
+            const mka_block_##type *b = ROW_BLOCK(type, r) + i;                                                                  \
+            NIBBLE_SUM(type, FORM)                                                                                               \
+            __m512 d = halves_of(b, sizeof *b / 2, 0, count, k.exists);                                                          \
+            acc[r] = _mm512_fmadd_ps(sum, _mm512_mul_ps(d, k.scale), acc[r]);                                                    \
+        }                                                                                                                        \
+    }                                                                                                                            \
+    ROWS_OF_BLOCKS(type, 4, total2(acc[r]))
+
+/* d q + m: minima collects each block's minimum twice, in odd lanes. */
+#define BLOCK_GEMV_MIN(type, FORM)                                                                                               \
+    Q_INLINE void step_##type(int R, int count, int i, const char *w, size_t row_bytes, const mka_q8_row *x, qf2 *acc,           \
+                              qf2 *minima) {                                                                                     \
+        quad k = make_quad(x, i, count, 0, sizeof(mka_block_##type) / 2);                                                        \
+        for (int r = 0; r < R; r++) {                                                                                            \
+            const mka_block_##type *b = ROW_BLOCK(type, r) + i;                                                                  \
+            NIBBLE_SUM(type, FORM)                                                                                               \
+            __m512 both = _mm512_mul_ps(halves_of(b, sizeof *b / 2, 1, count, k.exists), k.pair);                                \
+            minima[r] = _mm512_add_ps(minima[r], both);                                                                          \
+            acc[r] = _mm512_fmadd_ps(sum, _mm512_moveldup_ps(both), acc[r]);                                                     \
+        }                                                                                                                        \
+    }                                                                                                                            \
+    ROWS_OF_BLOCKS(type, 4, total2(_mm512_fmadd_ps(minima[r], ODD_HALVES, acc[r])))
+#define ODD_HALVES _mm512_castsi512_ps(_mm512_set1_epi64(0x3f00000000000000))
+
+BLOCK_GEMV(q4_0, NIBBLE, 8)
+BLOCK_GEMV_MIN(q4_1, NIBBLE)
+BLOCK_GEMV(q5_0, FIVE, 16)
+BLOCK_GEMV_MIN(q5_1, FIVE)
+BLOCK_GEMV(iq4_nl, TABLE, 128)
+
+/* Bytes, two blocks at a time, each over its half. */
+Q_INLINE void step_q8_0(int R, int count, int i, const char *w, size_t row_bytes, const mka_q8_row *x, qf2 *acc, qf2 *minima) {
+    q64 q = activations2(x, i, count), init = minus_offset(128, q);
+    __m512 scale = floats2(x->scale[i], count == 2 ? x->scale[i + 1] : 0);
+    const __m512i index = _mm512_castsi256_si512(_mm256_setr_epi16(0, 0, 0, 0, 0, 0, 0, 0, 17, 17, 17, 17, 17, 17, 17, 17));
+    (void)minima;
+    for (int r = 0; r < R; r++) {
+        const mka_block_q8_0 *a = ROW_BLOCK(q8_0, r) + i, *b = a + count - 1;
+        q_ahead(a, ROWS * row_bytes, 2 * sizeof *a);
+        q64 v = _mm512_xor_si512(bytes2(a->q, b->q), _mm512_set1_epi8((char)128));
+        __m512 sum = _mm512_cvtepi32_ps(dot2(init, v, q));
+        __m512i row = _mm512_maskz_loadu_epi16(count == 2 ? 0xffffffffu : 1u, a);
+        __m512 d = _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutexvar_epi16(index, row)));
+        acc[r] = _mm512_fmadd_ps(sum, _mm512_mul_ps(d, scale), acc[r]);
+    }
+}
+ROWS_OF_BLOCKS(q8_0, 2, total2(acc[r]))
+
+/* ---- super-blocks: four registers of two sub-blocks each, in an order ORDER(j, half) of the type ---- */
+
+#define NATURAL(j, half) (2 * (j) + (half))
+/* Bytes whose nibbles are two sub-blocks: low ones of 64 bytes are sub-blocks 0 and 2, high ones 1 and 3. */
+#define SPLIT(j, half) (4 * ((j) / 2) + (j) % 2 + 2 * (half))
+
+/* One scale for each 16 elements, which are four sums: number s of the 16, spread as sub-blocks a and b need it. */
+Q_INLINE __m512 spread_scales(__m512 scales, int a, int b) {
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(2 * a, 2 * a, 2 * a, 2 * a, 2 * a + 1, 2 * a + 1, 2 * a + 1, 2 * a + 1, 2 * b,
+                                                   2 * b, 2 * b, 2 * b, 2 * b + 1, 2 * b + 1, 2 * b + 1, 2 * b + 1),
+                                 scales);
+}
+
+#define SUPER_GEMV(type, WEIGHTS, ORDER, OFFSET, MINS)                                                                           \
+    Q_INLINE void rows_##type(int R, int n, const char *w, size_t row_bytes, const mka_q8_row *x, float *y) {                    \
+        qf2 acc[ROWS];                                                                                                           \
+        for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_ps();                                                                \
+        for (int i = 0; i < n / 256; i++) {                                                                                      \
+            const float *xs = x->scale + 8 * (size_t)i;                                                                          \
+            const int16_t *sums = x->sum + 16 * (size_t)i;                                                                       \
+            q64 q[4], init[4];                                                                                                   \
+            const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);                             \
+            __m512 x_scale = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_loadu_ps(xs)));                          \
+            (void)sums;                                                                                                          \
+            Q_UNROLL8 for (int j = 0; j < 4; j++) {                                                                              \
+                const int8_t *at = x->q + 256 * (size_t)i;                                                                       \
+                q[j] = bytes2(at + 32 * ORDER(j, 0), at + 32 * ORDER(j, 1));                                                     \
+                init[j] = minus_offset(OFFSET, q[j]);                                                                            \
+            }                                                                                                                    \
+            for (int r = 0; r < R; r++) {                                                                                        \
+                const mka_block_##type *b = ROW_BLOCK(type, r) + i;                                                              \
+                q_ahead(b, ROWS *row_bytes, sizeof *b);                                                                          \
+                __m512 scales = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(scales_##type(b))), x_scale);              \
+                qf2 whole = _mm512_setzero_ps();                                                                                 \
+                Q_UNROLL8 for (int j = 0; j < 4; j++) {                                                                          \
+                    __m512 sum = _mm512_cvtepi32_ps(dot2(init[j], WEIGHTS, q[j]));                                               \
+                    whole = _mm512_fmadd_ps(sum, spread_scales(scales, ORDER(j, 0), ORDER(j, 1)), whole);                        \
+                }                                                                                                                \
+                acc[r] = _mm512_fmadd_ps(whole, _mm512_set1_ps(f16_to_f32_fast(&b->d)), acc[r]);                                 \
+                MINS(type)                                                                                                       \
+            }                                                                                                                    \
+        }                                                                                                                        \
+        for (int r = 0; r < R; r++) y[r] = total2(acc[r]);                                                                       \
+    }                                                                                                                            \
+    ALL_ROWS(type)
+#define NO_MINS(type)
+#define WITH_MINS(type) acc[r] = min_mac2(acc[r], mins_##type(b), sums, xs, -f16_to_f32_fast(&b->dmin));
+
+/* Nibbles of 64 bytes, low ones for even j. */
+Q_INLINE q64 split64(const void *p, int j) {
+    __m512i v = _mm512_loadu_si512(p);
+    return j % 2 ? high4(v) : low4(v);
+}
+/* Adds k where bit `bit` (first half) or `bit + 2` (second half) of the 32 bytes is set. */
+Q_INLINE q64 add_bits_split(q64 v, const void *p, int bit, int k) {
+    __m512i both = _mm512_broadcast_i64x4(_mm256_loadu_si256(p));
+    __mmask64 set = _mm512_test_epi8_mask(both, halves2((char)(1 << bit), (char)(4 << bit)));
+    return _mm512_mask_add_epi8(v, set, v, _mm512_set1_epi8((char)k));
+}
+/* Six bits: four in the low or high nibbles of 64 bytes, two among 32 bytes of pairs. */
+Q_INLINE q64 six_bits(const mka_block_q6_k *b, int j) {
+    __m512i high = pairs2(b->h + 32 * (j / 2), 4 * (j % 2));
+    return _mm512_or_si512(split64(b->l + 64 * (j / 2), j), _mm512_slli_epi16(high, 4));
+}
+
+SUPER_GEMV(q2_k, pairs2(b->q + 32 * (j / 2), 4 * (j % 2)), NATURAL, 0, WITH_MINS)
+SUPER_GEMV(q3_k, add_bits2(pairs2(b->q + 32 * (j / 2), 4 * (j % 2)), b->h, 2 * j, 4), NATURAL, 4, NO_MINS)
+SUPER_GEMV(q4_k, split64(b->q + 64 * (j / 2), j), SPLIT, 0, WITH_MINS)
+SUPER_GEMV(q5_k, add_bits_split(split64(b->q + 64 * (j / 2), j), b->h, 4 * (j / 2) + j % 2, 16), SPLIT, 0, WITH_MINS)
+SUPER_GEMV(q6_k, six_bits(b, j), NATURAL, 32, NO_MINS)
+SUPER_GEMV(iq4_xs, table_above(spread_nibbles2(_mm256_loadu_si256((const void *)(b->q + 32 * j)))), NATURAL, 128, NO_MINS)
 
 void mka_avx512vnni_fill_cache(mka_kernels *k);
 void mka_avx512vnni_fill_gemm(mka_kernels *k);
@@ -7,4 +261,17 @@ void mka_avx512vnni_fill_gemm(mka_kernels *k);
 void mka_avx512vnni_fill(mka_kernels *k) {
     mka_avx512vnni_fill_cache(k);
     mka_avx512vnni_fill_gemm(k);
+#define FILL(TYPE, type) k->gemv_q8[MKA_##TYPE] = gemv_##type
+    FILL(Q4_0, q4_0);
+    FILL(Q4_1, q4_1);
+    FILL(Q5_0, q5_0);
+    FILL(Q5_1, q5_1);
+    FILL(Q8_0, q8_0);
+    FILL(IQ4_NL, iq4_nl);
+    FILL(Q2_K, q2_k);
+    FILL(Q3_K, q3_k);
+    FILL(Q4_K, q4_k);
+    FILL(Q5_K, q5_k);
+    FILL(Q6_K, q6_k);
+    FILL(IQ4_XS, iq4_xs);
 }
