@@ -2,22 +2,25 @@
  *
  *   instructions LEVEL KERNEL TYPE N
  *
- * KERNEL is gemv (8 rows of N weights of TYPE), score or mix (4 query rows over N tokens of width 128 in a cache of TYPE), or a
- * kernel over a row of N floats (dot, rms_norm, swiglu, softmax; TYPE is not used). Everything but the kernel's loop takes as
- * many instructions for any N, so that the difference of two runs is the loop's. instructions.sh does that for all of them. */
+ * KERNEL is gemv (8 rows of N weights of TYPE), gemm (12 rows of N numbers times 32 rows of weights in bf16), score or mix (4
+ * query rows over N tokens of width 128 in a cache of TYPE), or a kernel over a row of N floats (dot, rms_norm, swiglu, softmax;
+ * TYPE is not used). Everything but the kernel's loop takes as many instructions for any N, so that the difference of two runs is
+ * the loop's. instructions.sh does that for all of them. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels.h"
 
-enum { MOST = 4096, ROWS = 8, QUERIES = 4, WIDTH = 128, TOKENS = 512 };
+enum { MOST = 4096, ROWS = 8, QUERIES = 4, WIDTH = 128, TOKENS = 512, BATCH = 12 };
 
 static _Alignas(64) char matrix[ROWS * MOST];
 static _Alignas(64) char cache[TOKENS * WIDTH * 4];
 static _Alignas(64) int8_t q[MOST];
 static _Alignas(64) float scale[MOST / 32], a[MOST], b[MOST], y[MOST], s[QUERIES * TOKENS], acc[QUERIES * WIDTH];
 static int16_t sum[MOST / 16];
+static _Alignas(64) char panel[MKA_PANEL_BYTES(MKA_PANEL_K)];
+static _Alignas(64) uint16_t batch[BATCH * MKA_PANEL_K];
 
 static int attention(const mka_kernels *k, int mix, mka_type type, int n) {
     if (n > TOKENS || n < 1 || !k->score[type]) return 0;
@@ -34,6 +37,8 @@ static int run(const mka_kernels *k, const char *kernel, mka_type type, int n) {
         k->gemv_q8[type](ROWS, n, matrix, mka_type_row_bytes(type, MOST / 2), &x, y);
     else if (strcmp(kernel, "score") == 0 || strcmp(kernel, "mix") == 0)
         return attention(k, kernel[0] == 'm', type, n);
+    else if (strcmp(kernel, "gemm") == 0 && n <= MKA_PANEL_K && k->gemm_bf16)
+        k->gemm_bf16(BATCH, MKA_PANEL_ROWS, n, batch, MKA_PANEL_K, panel, 0, a, MKA_PANEL_ROWS);
     else if (strcmp(kernel, "dot") == 0)
         y[0] = k->dot(n, a, b);
     else if (strcmp(kernel, "rms_norm") == 0)

@@ -31,6 +31,9 @@ for type in q4_0 q4_1 q5_0 q5_1 q8_0 iq4_nl q2_k q3_k q4_k q5_k q6_k iq4_xs; do
     echo
 done
 
+echo
+echo "gemm_bf16 at i8mm: $(per32 max i8mm gemm bf16 512 1024 384 | tr -d ' |') instructions per 32 products"
+
 levels=(neon dotprod i8mm)
 echo
 echo "attention, 4 query rows of width 128, instructions per 32 products"

@@ -87,7 +87,10 @@ static void mix_bf16(int r, int d, int n, const float *s, int lds, const void *v
     if (n > 0) ROW_PASSES(r, MIX_BF16)
 }
 
+void mka_i8mm_fill_gemm(mka_kernels *k);
+
 void mka_i8mm_fill(mka_kernels *k) {
+    mka_i8mm_fill_gemm(k);
     fill_quant_cache(k);
     k->score[MKA_BF16] = score_bf16, k->mix[MKA_BF16] = mix_bf16;
 }
