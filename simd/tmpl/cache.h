@@ -8,10 +8,10 @@
  * AHEAD bytes before it is needed. R is a constant 1..V_CACHE_ROWS; more rows are cut into passes of nearly equal size. */
 #include "tmpl/vec.h"
 
-enum { NV = MKA_HALF / VW, AHEAD = 4096, SPAN = 256 /* tokens whose weights are scaled at once */ };
+enum { NV = MKA_HALF / VW, AHEAD = 8192, SPAN = 256 /* tokens whose weights are scaled at once */ };
 
 V_INLINE void ask(const char *p) {
-    __builtin_prefetch(p + AHEAD);
+    __builtin_prefetch(p + AHEAD, 0, 2);
 }
 
 /* ---- one vector of a line: number b of its unit, lanes v * VW .. ---- */

@@ -26,7 +26,7 @@ static const struct {
 
 /* Asks for what lies ahead bytes behind a tile's worth of memory. */
 static inline void ask(const char *p, ptrdiff_t ahead) {
-    for (int line = 0; line < 16; line++) _mm_prefetch(p + ahead + 64 * line, _MM_HINT_T0);
+    for (int line = 0; line < 16; line++) _mm_prefetch(p + ahead + 64 * line, _MM_HINT_T1);
 }
 
 /* n floats times factor to bf16, with zeros up to the next multiple of 32. */

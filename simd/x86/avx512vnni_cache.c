@@ -34,7 +34,7 @@ INLINE __mmask16 some(int n) {
 }
 
 INLINE void ask(const char *p, ptrdiff_t ahead) {
-    _mm_prefetch(p + ahead, _MM_HINT_T0);
+    _mm_prefetch(p + ahead, _MM_HINT_T1);
 }
 
 INLINE __m512bh line_bf16(const char *p) {
