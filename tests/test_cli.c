@@ -160,6 +160,8 @@ static void test_usage_errors(void **state) {
         {{"bench", "attention", "--memory", "tiered"}, "not in this version"},
         {{"bench", "model"}, "-m MODEL or --shape NAME"},
         {{"bench", "model", "-m", "x", "--shape", "tiny"}, "exclude each other"},
+        {{"bench", "model", "-m", "x", "--variant", "fastmka"}, "--variant needs --shape"},
+        {{"bench", "model", "--shape", "tiny", "--variant", "mla"}, "a shape has gqa, fastmka or mka"},
         {{"bench", "model", "--shape", "huge"}, "one of tiny, smollm2-135m"},
         {{"bench", "model", "--shape", "tiny:q9"}, "there is no type 'q9'"},
         {{"bench", "model", "--shape", "smollm2-135m:q4_k"}, "not whole blocks of q4_k"},
@@ -568,6 +570,16 @@ static void test_bench_model(void **state) {
         assert_string_equal(json_string_value(json_object_get(row, "fill")), "random");
         assert_int_equal(json_object_get(row, "limit") != NULL, i % 2);
         json_decref(row);
+    }
+    MKA("bench", "model", "--shape", "tiny", "--variant", "gqa,fastmka,mka", "--phase", "decode", "--depth", "9", "-n", "2", "-r",
+        "2", "--json");
+    expect(0, "");
+    for (int i = 0; i < 3; i++) {
+        static const char *const variants[] = {"gqa", "fastmka", "mka"};
+        json_t *routed = json_line(i);
+        assert_string_equal(json_string_value(json_object_get(routed, "attention")), variants[i]);
+        has_spread(routed, "tok_s");
+        json_decref(routed);
     }
     need_model();
     MKA("bench", "model", "-m", run.model, "--phase", "prompt", "--prompt-tokens", "5", "--depth", "9", "-r", "1", "--json");

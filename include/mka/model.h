@@ -29,10 +29,10 @@ MKA_API mka_status mka_model_load(mka_engine *engine, const char *path, const mk
 MKA_API void mka_model_destroy(mka_model *model);
 
 /* Makes a model of a known shape ("qwen2.5-0.5b", ...) with random weights of type, in memory: it runs as a model of that shape
- * does and says nothing sensible. It has no vocabulary. MKA_BAD_ARGUMENT: there is no such shape, or its rows are not whole blocks
- * of type; MKA_NO_MEMORY. */
-MKA_API mka_status mka_model_random(mka_engine *engine, const char *shape, mka_type type, uint64_t seed, mka_model **model,
-                                    mka_error *error);
+ * does and says nothing sensible. It has no vocabulary. router: NULL, or "fastmka" or "mka" for random routers in every layer.
+ * MKA_BAD_ARGUMENT: there is no such shape or router, or its rows are not whole blocks of type; MKA_NO_MEMORY. */
+MKA_API mka_status mka_model_random(mka_engine *engine, const char *shape, mka_type type, const char *router, uint64_t seed,
+                                    mka_model **model, mka_error *error);
 
 /* Names that mka_model_random takes, ended by NULL. Static. */
 MKA_API const char *const *mka_model_shapes(void);

@@ -10,10 +10,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_DEPTHS = MKA_CLI_LIST * MKA_CLI_LIST, LIMIT_BUFFER = 1 << 30 };
+enum {
+    MOST_VARIANTS = 4,
+    MOST_MODELS = MOST_VARIANTS * MKA_CLI_LIST,
+    MOST_DEPTHS = MOST_MODELS * MKA_CLI_LIST,
+    LIMIT_BUFFER = 1 << 30
+};
 
 typedef struct timeline {
-    int engine, depth;
+    int engine, model, depth;
     mka_session *session;
 } timeline;
 
@@ -26,8 +31,9 @@ typedef struct line {
 
 typedef struct run {
     mka_bench bench;
-    mka_model *model[MKA_CLI_LIST];
-    mka_model_info info;
+    mka_model *model[MOST_MODELS]; /* variant by variant, one an engine */
+    mka_model_info info[MOST_MODELS];
+    int models;
     timeline timelines[MOST_DEPTHS];
     line lines[2 * MOST_DEPTHS];
     int timeline_count, line_count;
@@ -40,7 +46,7 @@ typedef struct run {
 /* ---- the model ---- */
 
 /* NAME or NAME:TYPE of --shape. */
-static int open_shape(run *r, int engine) {
+static int open_shape(run *r, int engine, int variant) {
     const char *shape = r->bench.cli->options.shape, *colon = strchr(shape, ':');
     char name[64];
     size_t length = colon != NULL ? (size_t)(colon - shape) : strlen(shape);
@@ -52,7 +58,9 @@ static int open_shape(run *r, int engine) {
     for (int i = 0; names[i] != NULL; i++) {
         size_t used = strlen(list);
         if (strcmp(names[i], name) == 0)
-            return mka_model_random(r->bench.engine[engine], name, type, 1, &r->model[engine], &r->error) == MKA_OK
+            return mka_model_random(r->bench.engine[engine], name, type,
+                                    variant == MKA_CLI_GQA ? NULL : mka_cli_variant_name(variant), 1, &r->model[r->models],
+                                    &r->error) == MKA_OK
                        ? 0
                        : mka_cli_failure(&r->error, 1);
         snprintf(list + used, sizeof list - used, "%s%s", i > 0 ? ", " : "", names[i]);
@@ -68,11 +76,25 @@ static int open_models(run *r) {
     if (cli->options.shape == NULL && cli->options.model == NULL)
         return mka_cli_usage("bench model", "which model? Give one with -m MODEL or --shape NAME");
     r->random = cli->options.fill != MKA_CLI_UNSET ? cli->options.fill == MKA_CLI_FILL_RANDOM : cli->options.shape != NULL;
-    for (int i = 0; i < r->bench.engines && status == 0; i++)
-        status = cli->options.shape != NULL ? open_shape(r, i)
-                                            : mka_cli_open_model(cli, "bench model", r->bench.engine[i], 0, &r->model[i]);
-    if (status == 0) mka_model_get_info(r->model[0], &r->info);
-    return status;
+    mka_cli_list *variants = &cli->options.variants;
+    if (variants->count > 0 && cli->options.shape == NULL)
+        return mka_cli_usage("bench model", "--variant needs --shape; a model of -m takes --router");
+    if (variants->count > MOST_VARIANTS) return mka_cli_usage("bench model", "--variant: %d at most", MOST_VARIANTS);
+    if (variants->count == 0) variants->items[variants->count++] = MKA_CLI_GQA;
+    for (int v = 0; v < variants->count; v++) {
+        int variant = variants->items[v];
+        if (variant != MKA_CLI_GQA && variant != MKA_CLI_FASTMKA && variant != MKA_CLI_MKA)
+            return mka_cli_usage("bench model", "--variant %s: a shape has gqa, fastmka or mka", mka_cli_variant_name(variant));
+        for (int i = 0; i < r->bench.engines && status == 0; i++) {
+            status = cli->options.shape != NULL
+                         ? open_shape(r, i, variant)
+                         : mka_cli_open_model(cli, "bench model", r->bench.engine[i], 0, &r->model[r->models]);
+            if (status != 0) return status;
+            mka_model_get_info(r->model[r->models], &r->info[r->models]);
+            r->models++;
+        }
+    }
+    return 0;
 }
 
 /* ---- rows ---- */
@@ -86,9 +108,9 @@ static void add_lines(run *r) {
     const mka_cli_options *o = &r->bench.cli->options;
     int depths = o->depths.count > 0 ? o->depths.count : 1, decoded = o->tokens != MKA_CLI_UNSET ? o->tokens : 32;
     for (int i = 0; i < depths; i++)
-        for (int e = 0; e < r->bench.engines; e++) {
+        for (int m = 0; m < r->models; m++) {
             timeline *t = &r->timelines[r->timeline_count++];
-            *t = (timeline){.engine = e, .depth = o->depths.count > 0 ? o->depths.items[i] : 0};
+            *t = (timeline){.engine = m % r->bench.engines, .model = m, .depth = o->depths.count > 0 ? o->depths.items[i] : 0};
             int wanted[2] = {o->phases.count == 0, o->phases.count == 0};
             for (int p = 0; p < o->phases.count; p++) wanted[o->phases.items[p]] = 1;
             if (wanted[MKA_CLI_PREFILL]) add_line(r, t, MKA_CLI_PREFILL, o->prompt_tokens);
@@ -98,9 +120,9 @@ static void add_lines(run *r) {
 
 static int make_ids(run *r, int count) {
     r->ids = malloc((size_t)count * sizeof *r->ids);
-    r->logits = malloc((size_t)r->info.vocabulary * sizeof *r->logits);
+    r->logits = malloc((size_t)r->info[0].vocabulary * sizeof *r->logits);
     if (r->ids == NULL || r->logits == NULL) return mka_cli_error("out of memory");
-    for (int i = 0; i < count; i++) r->ids[i] = (int)((unsigned)i * 2654435761u % (unsigned)r->info.vocabulary);
+    for (int i = 0; i < count; i++) r->ids[i] = (int)((unsigned)i * 2654435761u % (unsigned)r->info[0].vocabulary);
     return 0;
 }
 
@@ -131,7 +153,7 @@ static int open_timelines(run *r) {
     status = make_ids(r, deepest + most);
     for (int i = 0; i < r->timeline_count && status == 0; i++) {
         timeline *t = &r->timelines[i];
-        status = mka_cli_open_session(r->bench.cli, r->model[t->engine], t->depth + most, &t->session);
+        status = mka_cli_open_session(r->bench.cli, r->model[t->model], t->depth + most, &t->session);
         if (status == 0) status = fill(r, t);
         if (status == 0) status = mka_bench_step(&r->bench);
     }
@@ -163,11 +185,12 @@ static double time_tokens(void *user) {
 /* Two operations for every weight and token (the embedding is looked up, but an output matrix of its size is multiplied once),
  * and attention's products. */
 static double operations(const run *r, const line *l) {
-    double weights = (double)r->info.parameters, embedding = (double)r->info.vocabulary * r->info.width;
-    double tied = (double)r->info.layers * 2 * r->info.heads * 2 * r->info.head_dim;
+    const mka_model_info *info = &r->info[l->timeline->model];
+    double weights = (double)info->parameters, embedding = (double)info->vocabulary * info->width;
+    double pair = (double)info->layers * 2 * info->heads * 2 * info->head_dim;
     double pairs = (double)l->tokens * (l->timeline->depth + 0.5 * (l->tokens + 1));
     double outputs = l->phase == MKA_CLI_DECODE ? l->tokens : 1;
-    return 2 * (weights - embedding) * l->tokens + 2 * embedding * outputs + tied * pairs;
+    return 2 * (weights - embedding) * l->tokens + 2 * embedding * outputs + pair * pairs;
 }
 
 /* A call that is not measured; after it the row's bytes are known, and with them the buffer of a decoded token's limit. */
@@ -216,8 +239,8 @@ static void print_json(run *r, line *l, const mka_bench_result *result, const mk
     json_object_set_new(out, "kv_type", json_string(types));
     json_object_set_new(out, "memory", json_pack("{s:s}", "mode", "dense"));
     json_object_set_new(out, "fill", json_string(r->random ? "random" : "model"));
-    json_object_set_new(out, "attention", mka_cli_json_string(r->info.attention));
-    json_object_set_new(out, "weight_type", json_string(mka_type_name(r->info.weight_type)));
+    json_object_set_new(out, "attention", mka_cli_json_string(r->info[l->timeline->model].attention));
+    json_object_set_new(out, "weight_type", json_string(mka_type_name(r->info[l->timeline->model].weight_type)));
     mka_bench_row_json(&r->bench, &l->row, result, out);
     mka_cli_json(r->bench.cli, out);
 }
@@ -226,17 +249,18 @@ static void print_line(run *r, line *l, const mka_bench_result *result, const mk
     char types[32], limit[48] = "";
     type_text(r->bench.cli, types, sizeof types);
     if (l->row.buffer > 0) snprintf(limit, sizeof limit, "%.1f GB/s %3.0f%%", result->limit, 100 * result->fraction);
-    mka_cli_print(r->bench.cli, "%-7s %7d %6d %-8s %3d %9.1f %9.1f %9.1f %8.1f %9.1f %16s\n", mka_cli_phase_name(l->phase),
-                  l->timeline->depth, l->tokens, types, r->bench.machine[l->row.engine].threads, rate->min, rate->median,
-                  rate->max, result->gbps, result->gflops, limit);
+    mka_cli_print(r->bench.cli, "%-7s %-7s %7d %6d %-8s %3d %9.1f %9.1f %9.1f %8.1f %9.1f %16s\n", mka_cli_phase_name(l->phase),
+                  r->info[l->timeline->model].attention, l->timeline->depth, l->tokens, types,
+                  r->bench.machine[l->row.engine].threads, rate->min, rate->median, rate->max, result->gbps, result->gflops,
+                  limit);
 }
 
 static void print_all(run *r) {
     mka_cli *cli = r->bench.cli;
     mka_cli_progress_end(&r->bench.progress);
     if (!cli->options.json)
-        mka_cli_print(cli, "%-7s %7s %6s %-8s %3s %9s %9s %9s %8s %9s %16s\n", "phase", "depth", "tokens", "cache", "thr",
-                      "min tok/s", "median", "max", "GB/s", "GFLOP/s", "read limit");
+        mka_cli_print(cli, "%-7s %-7s %7s %6s %-8s %3s %9s %9s %9s %8s %9s %16s\n", "phase", "variant", "depth", "tokens",
+                      "cache", "thr", "min tok/s", "median", "max", "GB/s", "GFLOP/s", "read limit");
     for (int i = 0; i < r->line_count; i++) {
         line *l = &r->lines[i];
         mka_bench_result result = mka_bench_row_result(&r->bench, &l->row);
@@ -261,7 +285,7 @@ int mka_cli_bench_model(mka_cli *cli) {
     if (status == 0) print_all(r);
     for (int i = 0; i < r->timeline_count; i++) mka_session_destroy(r->timelines[i].session);
     for (int i = 0; i < r->line_count; i++) mka_bench_row_free(&r->lines[i].row);
-    for (int i = 0; i < r->bench.engines; i++) mka_model_destroy(r->model[i]);
+    for (int i = 0; i < MOST_MODELS; i++) mka_model_destroy(r->model[i]);
     free(r->ids);
     free(r->logits);
     mka_bench_close(&r->bench);

@@ -110,6 +110,8 @@ static const flag flags[] = {
      "tokens that a prefill row evaluates (default 512)"},
     {"--fill", NULL, "HOW", WHOLE, FLAG_FILL, AT(fill), 0, 0,
      "what the cache holds up to the depth: random, or model, which evaluates tokens (default: random with --shape, else model)"},
+    {"--variant", NULL, "LIST", WHOLE, FLAG_VARIANTS, AT(variants), 0, 0,
+     "with --shape: gqa (the shape's own, default), fastmka or mka (random routers in every layer)"},
     {"--variant", NULL, "LIST", LAYERS, FLAG_VARIANTS, AT(variants), 0, 0,
      "gqa (default), mha, mqa, mla, mka, fastmka: which caches are read"},
     {"--heads", NULL, "LIST", LAYERS, FLAG_NUMBERS, AT(heads), 1, 4096, "query heads (default 28)"},

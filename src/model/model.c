@@ -78,8 +78,9 @@ void mka_model_destroy(mka_model *m) {
     free(m->bos_text);
     free(m->eos_text);
     mka_file_close(m->file);
-    if (m->image) mka_pages_unmap(m->image, m->image_bytes);
     mka_file_close(m->router);
+    mka_pages_unmap(m->image, m->image_bytes);
+    mka_pages_unmap(m->router_image, m->router_bytes);
     free(m);
 }
 

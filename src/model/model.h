@@ -19,8 +19,8 @@ typedef struct mka_block {
 struct mka_model {
     mka_engine *engine;
     mka_file *file, *router; /* mapped as long as the model lives; router may be NULL */
-    void *image;             /* the file's bytes when it was made in memory (random.c), or NULL */
-    size_t image_bytes;
+    void *image, *router_image; /* the files' bytes when they were made in memory (random.c), or NULL */
+    size_t image_bytes, router_bytes;
     mka_sizes sizes;
     mka_matrix embedding, output;
     const float *output_norm;
@@ -41,6 +41,8 @@ mka_status mka_weights_bind(mka_model *model, const char *path, mka_error *error
 
 /* Opens a router file and turns the layers that it names into MKA or FastMKA layers. */
 mka_status mka_router_load(mka_model *model, const char *path, mka_error *error);
+/* The second half of it: model->router is open. */
+mka_status mka_router_bind(mka_model *model, const char *path, mka_error *error);
 
 /* Fills tokenizer and chat_template from the model's GGUF, or from a folder's tokenizer files. A model without any vocabulary is
  * fine (MKA_OK) unless needed is 1. */

@@ -142,6 +142,7 @@ enum { ALIGNMENT = 64, GGUF_UINT32 = 4, GGUF_FLOAT32 = 6, GGUF_STRING = 8 };
 typedef struct image {
     mka_engine *engine;
     const shape *shape;
+    const char *router; /* its kind; NULL: the image is a model's */
     mka_type type;
     uint64_t seed;
     unsigned char *bytes; /* NULL while measuring */
@@ -211,10 +212,11 @@ static void put_tensor(image *m, const char *name, int layer, int rows, int cols
     char whole[128];
     mka_type type = rows ? m->type : MKA_F32;
     size_t row_bytes = mka_type_row_bytes(type, cols), bytes = row_bytes * (size_t)(rows ? rows : 1);
-    if (layer < 0)
-        snprintf(whole, sizeof whole, "%s", name);
+    const char *number = strstr(name, "%d");
+    if (number)
+        snprintf(whole, sizeof whole, "%.*s%d%s", (int)(number - name), name, layer, number + 2);
     else
-        snprintf(whole, sizeof whole, "blk.%d.%s", layer, name);
+        snprintf(whole, sizeof whole, "%s", name);
     put_text(m, whole);
     put_u32(m, rows ? 2 : 1);
     put_u64(m, (uint64_t)cols);
@@ -235,25 +237,57 @@ static void put_tensor(image *m, const char *name, int layer, int rows, int cols
 static void put_block(image *m, int layer) {
     const shape *s = m->shape;
     int q = s->heads * s->head_dim, kv = s->kv_heads * s->head_dim;
-    put_tensor(m, "attn_norm.weight", layer, 0, s->width);
-    put_tensor(m, "attn_q.weight", layer, q, s->width);
-    put_tensor(m, "attn_k.weight", layer, kv, s->width);
-    put_tensor(m, "attn_v.weight", layer, kv, s->width);
+    put_tensor(m, "blk.%d.attn_norm.weight", layer, 0, s->width);
+    put_tensor(m, "blk.%d.attn_q.weight", layer, q, s->width);
+    put_tensor(m, "blk.%d.attn_k.weight", layer, kv, s->width);
+    put_tensor(m, "blk.%d.attn_v.weight", layer, kv, s->width);
     if (mka_arch_find(s->architecture)->qkv_bias) {
-        put_tensor(m, "attn_q.bias", layer, 0, q);
-        put_tensor(m, "attn_k.bias", layer, 0, kv);
-        put_tensor(m, "attn_v.bias", layer, 0, kv);
+        put_tensor(m, "blk.%d.attn_q.bias", layer, 0, q);
+        put_tensor(m, "blk.%d.attn_k.bias", layer, 0, kv);
+        put_tensor(m, "blk.%d.attn_v.bias", layer, 0, kv);
     }
-    put_tensor(m, "attn_output.weight", layer, s->width, q);
-    put_tensor(m, "ffn_norm.weight", layer, 0, s->width);
-    put_tensor(m, "ffn_gate.weight", layer, s->ffn, s->width);
-    put_tensor(m, "ffn_up.weight", layer, s->ffn, s->width);
-    put_tensor(m, "ffn_down.weight", layer, s->width, s->ffn);
+    put_tensor(m, "blk.%d.attn_output.weight", layer, s->width, q);
+    put_tensor(m, "blk.%d.ffn_norm.weight", layer, 0, s->width);
+    put_tensor(m, "blk.%d.ffn_gate.weight", layer, s->ffn, s->width);
+    put_tensor(m, "blk.%d.ffn_up.weight", layer, s->ffn, s->width);
+    put_tensor(m, "blk.%d.ffn_down.weight", layer, s->width, s->ffn);
+}
+
+static void put_model(image *m) {
+    const shape *s = m->shape;
+    put_metadata(m);
+    put_tensor(m, "token_embd.weight", -1, s->vocabulary, s->width);
+    put_tensor(m, "output_norm.weight", -1, 0, s->width);
+    if (!s->tied) put_tensor(m, "output.weight", -1, s->vocabulary, s->width);
+    for (int i = 0; i < s->layers; i++) put_block(m, i);
+}
+
+/* A router for every layer, as wide as the reference's: half of the query. */
+static void put_router(image *m) {
+    const shape *s = m->shape;
+    int q = s->heads * s->head_dim, hidden = q / 2;
+    put_key(m, "general.alignment", GGUF_UINT32);
+    put_u32(m, ALIGNMENT);
+    put_text(m, "mka.kind");
+    put_u32(m, GGUF_STRING);
+    put_text(m, m->router);
+    put_text(m, "mka.levels");
+    put_u32(m, GGUF_UINT32);
+    put_u32(m, MKA_LEVELS);
+    put_text(m, "mka.ema_beta");
+    put_u32(m, GGUF_FLOAT32);
+    put(m, &(float){0.9F}, sizeof(float));
+    m->entries += 3;
+    for (int i = 0; i < s->layers; i++) {
+        put_tensor(m, "layers.%d.router.0.weight", i, hidden, q);
+        put_tensor(m, "layers.%d.router.0.bias", i, 0, hidden);
+        put_tensor(m, "layers.%d.router.2.weight", i, MKA_LEVELS, hidden);
+        put_tensor(m, "layers.%d.router.2.bias", i, 0, MKA_LEVELS);
+    }
 }
 
 /* One pass; tensors and entries of the pass before are what the header states. */
 static void put_all(image *m) {
-    const shape *s = m->shape;
     uint32_t tensors = m->tensors, entries = m->entries;
     m->used = m->data = 0;
     m->tensors = m->entries = 0;
@@ -261,50 +295,65 @@ static void put_all(image *m) {
     put_u32(m, 3);
     put_u64(m, tensors);
     put_u64(m, entries);
-    put_metadata(m);
-    put_tensor(m, "token_embd.weight", -1, s->vocabulary, s->width);
-    put_tensor(m, "output_norm.weight", -1, 0, s->width);
-    if (!s->tied) put_tensor(m, "output.weight", -1, s->vocabulary, s->width);
-    for (int i = 0; i < s->layers; i++) put_block(m, i);
+    (m->router ? put_router : put_model)(m);
     if (!m->bytes) m->data_at = (m->used + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
-static mka_status make_image(image *m, mka_model *model, mka_error *error) {
+/* Measures the image, maps *pages and writes it there. */
+static mka_status make_image(image *m, void **pages, size_t *size, mka_error *error) {
     char need[MKA_SIZE_TEXT], have[MKA_SIZE_TEXT];
-    const int cols[] = {m->shape->width, m->shape->heads * m->shape->head_dim, m->shape->ffn};
-    for (size_t i = 0; i < sizeof cols / sizeof *cols; i++)
-        if (mka_type_row_bytes(m->type, cols[i]) == 0)
-            return mka_fail(error, MKA_BAD_ARGUMENT, "rows of %d numbers (%s) are not whole blocks of %s", cols[i],
-                            m->shape->name, mka_type_name(m->type));
     put_all(m);
     size_t bytes = m->data_at + m->data;
     uint64_t free = mka_memory_free();
-    model->image = bytes <= free ? mka_pages_map(bytes) : NULL;
-    if (!model->image)
+    *pages = bytes <= free ? mka_pages_map(bytes) : NULL;
+    if (!*pages)
         return mka_fail(error, MKA_NO_MEMORY, "random weights of shape %s in %s need %s; %s are free", m->shape->name,
                         mka_type_name(m->type), mka_size_text(bytes, need, sizeof need), mka_size_text(free, have, sizeof have));
-    model->image_bytes = bytes;
-    m->bytes = model->image;
+    *size = bytes;
+    m->bytes = *pages;
     put_all(m);
     return MKA_OK;
 }
 
-mka_status mka_model_random(mka_engine *engine, const char *name, mka_type type, uint64_t seed, mka_model **out,
-                            mka_error *error) {
+static mka_status check_type(const shape *s, mka_type type, mka_error *error) {
+    const int cols[] = {s->width, s->heads * s->head_dim, s->ffn};
+    if (!mka_type_get(type)->weight)
+        return mka_fail(error, MKA_BAD_ARGUMENT, "weights cannot be of type %s", mka_type_name(type));
+    for (size_t i = 0; i < sizeof cols / sizeof *cols; i++)
+        if (mka_type_row_bytes(type, cols[i]) == 0)
+            return mka_fail(error, MKA_BAD_ARGUMENT, "rows of %d numbers (%s) are not whole blocks of %s", cols[i], s->name,
+                            mka_type_name(type));
+    return MKA_OK;
+}
+
+/* A router's second matrix has rows of half a query, which not every type divides: then both are float32. */
+static mka_status make_router(mka_model *m, image *plan, const char *kind, mka_error *error) {
+    if (strcmp(kind, "fastmka") != 0 && strcmp(kind, "mka") != 0)
+        return mka_fail(error, MKA_BAD_ARGUMENT, "a router's kind is fastmka or mka, not '%s'", kind);
+    *plan = (image){.engine = plan->engine, .shape = plan->shape, .type = plan->type, .seed = plan->seed + 1, .router = kind};
+    if (mka_type_row_bytes(plan->type, plan->shape->heads * plan->shape->head_dim / 2) == 0) plan->type = MKA_F32;
+    mka_status status = make_image(plan, &m->router_image, &m->router_bytes, error);
+    if (!status) status = mka_file_open_memory(m->router_image, m->router_bytes, kind, &m->router, error);
+    return status ? status : mka_router_bind(m, kind, error);
+}
+
+mka_status mka_model_random(mka_engine *engine, const char *name, mka_type type, const char *router, uint64_t seed,
+                            mka_model **out, mka_error *error) {
     *out = NULL;
     mka_succeed(error);
     const shape *s = find_shape(name);
     if (!s) return mka_fail(error, MKA_BAD_ARGUMENT, "there is no shape '%s'", name);
-    if (!mka_type_get(type)->weight)
-        return mka_fail(error, MKA_BAD_ARGUMENT, "weights cannot be of type %s", mka_type_name(type));
+    mka_status status = check_type(s, type, error);
+    if (status) return status;
     mka_model *m = calloc(1, sizeof *m);
     if (!m) return mka_fail(error, MKA_NO_MEMORY, "no memory for a model");
     m->engine = engine;
     image plan = {.engine = engine, .shape = s, .type = type, .seed = seed};
-    mka_status status = make_image(&plan, m, error);
+    status = make_image(&plan, &m->image, &m->image_bytes, error);
     if (!status) status = mka_file_open_memory(m->image, m->image_bytes, s->name, &m->file, error);
     if (!status) status = mka_sizes_from_gguf(m->file, s->name, &m->sizes, error);
     if (!status) status = mka_weights_bind(m, s->name, error);
+    if (!status && router) status = make_router(m, &plan, router, error);
     if (status) {
         mka_model_destroy(m);
         return status;

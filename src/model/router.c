@@ -101,13 +101,16 @@ static mka_status bind_layer(mka_model *m, int index, const settings *set, const
 }
 
 mka_status mka_router_load(mka_model *m, const char *path, mka_error *error) {
+    mka_status status = mka_file_open(path, &m->router, error);
+    return status ? status : mka_router_bind(m, path, error);
+}
+
+mka_status mka_router_bind(mka_model *m, const char *path, mka_error *error) {
     if (m->sizes.variant != MKA_GROUPED)
         return mka_fail(error, MKA_UNSUPPORTED, "%s: a router needs a model with grouped attention, not %s", path,
                         mka_variant_name(&m->blocks[0].attention.config));
-    mka_status status = mka_file_open(path, &m->router, error);
-    if (status) return status;
     settings set = {.levels = 0};
-    status = read_settings(m->router, path, &set, error);
+    mka_status status = read_settings(m->router, path, &set, error);
     int routed = 0;
     for (int i = 0; i < m->sizes.layers && !status; i++) {
         char name[64];
