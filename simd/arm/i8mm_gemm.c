@@ -1,5 +1,5 @@
-/* i8mm_gemm - products of many rows on the bf16 matrix unit (bfmmla): 6 rows of activations times 16 rows of weights in 24
- * accumulators, each of which holds the products of 2 rows with 2 rows.
+/* i8mm_gemm - products of many rows on the bf16 matrix unit (bfmmla): 4 rows of activations times 16 rows of weights in 16
+ * accumulators, each of which holds the products of 2 rows with 2 rows. (With 24 of them the compiler spills.)
  *
  * The unit multiplies 4 neighbouring elements of two rows with those of two others, so that a panel is
  * [k / 4][16 pairs of rows][2][4]: 16 bytes are an operand. Activations become operands by joining halves of two rows. */
@@ -10,7 +10,7 @@
 #define GEMM_INLINE static inline __attribute__((always_inline))
 #define GEMM_UNROLL _Pragma("GCC unroll 8")
 
-enum { TOKEN_PAIRS = 3, ROW_PAIRS = 8, STEP = 8 * MKA_PANEL_ROWS /* bytes from one group of 4 elements to the next */ };
+enum { TOKEN_PAIRS = 2, ROW_PAIRS = 8, STEP = 8 * MKA_PANEL_ROWS /* bytes from one group of 4 elements to the next */ };
 
 /* ---- packing ---- */
 
@@ -106,7 +106,7 @@ GEMM_INLINE void some_rows(int T, int first, int n, int k, const uint16_t *x, in
 
 static void gemm(int n, int rows, int k, const uint16_t *x, int ldx, const void *panel, int more, float *y, int ldy) {
     int whole = (k + 31) / 32 * 32;
-    for (int half = 0; half < 2 * ROW_PAIRS * 2 && half < rows; half += 2 * ROW_PAIRS) {
+    for (int half = 0; half < rows; half += 2 * ROW_PAIRS) {
         const char *part = (const char *)panel + 8 * half;
         int i = 0;
         for (; i + 2 * TOKEN_PAIRS <= n; i += 2 * TOKEN_PAIRS)
