@@ -129,12 +129,15 @@ mka_status mka_kv_attend(mka_kv *kv, int length, int n, const float *queries, fl
     return MKA_OK;
 }
 
-/* The unit that a cache is multiplied in, at levels that have it: kernels.h and amx_cache.c say so. */
+/* The unit that a cache is multiplied in, at levels that have it: kernels.h says so of each type, and tiles are used where level
+ * amx has a kernel of its own. */
 static mka_unit unit_of(const mka_engine *engine, const mka_kv_options *o) {
-    mka_unit unit = MKA_UNIT_F32;
-    if (o->key_type == MKA_Q8_0 || o->key_type == MKA_Q4_0) unit = MKA_UNIT_I8;
-    if (o->key_type == MKA_BF16) unit = MKA_UNIT_BF16;
-    if (o->key_type == MKA_BF16 && o->key_dim % 32 == 0 && mka_limits_has(engine, MKA_UNIT_AMX_BF16)) unit = MKA_UNIT_AMX_BF16;
+    const mka_kernels *vectors = mka_kernels_get("avx512vnni");
+    int quantised = o->key_type == MKA_Q8_0 || o->key_type == MKA_Q4_0;
+    mka_unit unit = quantised ? MKA_UNIT_I8 : o->key_type == MKA_BF16 ? MKA_UNIT_BF16 : MKA_UNIT_F32;
+    mka_unit tiles = quantised ? MKA_UNIT_AMX_I8 : MKA_UNIT_AMX_BF16;
+    if (vectors && mka_limits_has(engine, tiles) && engine->kernels->score[o->key_type] != vectors->score[o->key_type])
+        unit = tiles;
     return mka_limits_has(engine, unit) ? unit : MKA_UNIT_F32;
 }
 
