@@ -51,9 +51,8 @@ static void attention(mka_session *s, const mka_block *block, mka_layer_state *s
 static void feed_forward(mka_session *s, const mka_block *block, int n) {
     int width = (int)s->model->sizes.width, ffn = (int)s->model->sizes.ffn;
     norm(s, n, s->x, block->ffn_norm, s->h);
-    mka_product in[2] = {{&block->gate, NULL, s->h, width, s->gate, ffn}, {&block->up, NULL, s->h, width, s->up, ffn}};
-    s->ops.multiply(&s->ops, n, 2, in);
-    s->ops.glu(&s->ops, (size_t)n * (size_t)ffn, s->model->sizes.arch->gelu, s->gate, s->up);
+    mka_product gate = {&block->gate, NULL, s->h, width, s->gate, ffn}, up = {&block->up, NULL, s->h, width, s->up, ffn};
+    s->ops.gated(&s->ops, n, s->model->sizes.arch->gelu, &gate, &up);
     mka_product out = {&block->down, NULL, s->gate, ffn, s->y, width};
     s->ops.multiply(&s->ops, n, 1, &out);
     add_output(s, n, block->ffn_post_norm);

@@ -5,7 +5,8 @@
  *   many rows, bf16 units   multiply_bf16.c
  *   many rows otherwise     tiles of W as float32, then OpenBLAS (each tile unpacked once for all rows)
  *
- * A tile is TILE rows of one product. Tiles are numbered through all products of a call and threads take runs of them.
+ * Threads share the rows of all products of a call in units: of a tile for OpenBLAS, whose sums may depend on what comes with a
+ * row, otherwise of UNIT rows, which kernels treat alike wherever they begin. So no result depends on the number of threads.
  */
 #include <cblas.h>
 #include <string.h>
@@ -13,13 +14,16 @@
 #include "multiply.h"
 
 #define TILE 64
+#define UNIT 8
 #define FEW  8 /* rows up to which W is used as it is stored; measured: unpacking for sgemm pays from about here */
 
 typedef struct call {
     mka_ops *ops;
     int n, count;
     const mka_product *products;
-    size_t tiles;
+    mka_glu_fn *glu; /* NULL: products are independent; else two go together, and the first one's rows are shared out */
+    int unit;
+    size_t units;
 } call;
 
 static size_t align_up(size_t bytes) {
@@ -106,15 +110,36 @@ static void add_bias(const call *c, const mka_product *p, int row, int rows) {
     for (int i = 0; i < c->n; i++) c->ops->kernels->add(rows, p->bias + row, p->y + (size_t)i * p->ldy + row);
 }
 
-static void multiply_tile(const call *c, const mka_product *p, int row, unsigned char *scratch, rows_q8 *x) {
-    int rows = p->w->rows - row < TILE ? p->w->rows - row : TILE;
+static void multiply_tile(const call *c, const mka_product *p, int row, int rows, unsigned char *scratch, rows_q8 *x) {
     if (c->n > FEW)
-        tile_blas(c, p, row, rows, (float *)scratch);
+        tile_blas(c, p, row, rows, (float *)(void *)scratch);
     else if (!c->ops->exact && c->ops->kernels->gemv_q8[p->w->type])
         tile_q8(c, p, row, rows, x);
     else
-        tile_f32(c, p, row, rows, (float *)scratch);
+        tile_f32(c, p, row, rows, (float *)(void *)scratch);
     if (p->bias) add_bias(c, p, row, rows);
+}
+
+void mka_multiply_glu(int n, const mka_product *products, int row, int rows, mka_glu_fn *glu) {
+    for (int i = 0; i < n; i++) {
+        float *gate = products[0].y + (size_t)i * (size_t)products[0].ldy + row;
+        glu(rows, gate, products[1].y + (size_t)i * (size_t)products[1].ldy + row, gate);
+    }
+}
+
+/* Rows begin..end-1 of one product, or of two that go together. */
+static void multiply_rows(const call *c, const mka_product *p, int begin, int end, unsigned char *scratch, rows_q8 *x) {
+    for (int row = begin; row < end; row += TILE) {
+        int rows = end - row < TILE ? end - row : TILE;
+        multiply_tile(c, p, row, rows, scratch, x);
+        if (!c->glu) continue;
+        multiply_tile(c, p + 1, row, rows, scratch, x);
+        mka_multiply_glu(c->n, p, row, rows, c->glu);
+    }
+}
+
+static size_t units(const call *c, const mka_product *p) {
+    return ((size_t)p->w->rows + (size_t)c->unit - 1) / (size_t)c->unit;
 }
 
 static void multiply_share(void *argument, int thread, int threads) {
@@ -122,16 +147,22 @@ static void multiply_share(void *argument, int thread, int threads) {
     unsigned char *scratch = c->ops->thread_scratch + (size_t)thread * c->ops->thread_bytes;
     rows_q8 x = {.of = NULL};
     place_rows(&x, scratch, c->ops->limits.cols);
-    size_t begin, end, tile = 0;
-    mka_share(c->tiles, 1, thread, threads, &begin, &end);
-    for (int i = 0; i < c->count && tile < end; i++)
-        for (int row = 0; row < c->products[i].w->rows && tile < end; row += TILE, tile++)
-            if (tile >= begin) multiply_tile(c, &c->products[i], row, scratch, &x);
+    size_t begin, end, first = 0;
+    mka_share(c->units, 1, thread, threads, &begin, &end);
+    for (int i = 0; i < c->count; i++) {
+        const mka_product *p = &c->products[i];
+        size_t last = first + units(c, p), from = begin > first ? begin : first, to = end < last ? end : last;
+        if (from < to) {
+            size_t stop = (to - first) * (size_t)c->unit, rows = (size_t)p->w->rows;
+            multiply_rows(c, p, (int)((from - first) * (size_t)c->unit), (int)(stop < rows ? stop : rows), scratch, &x);
+        }
+        first = last;
+    }
 }
 
-static void multiply_tiles(mka_ops *ops, int n, int count, const mka_product *products) {
-    call c = {.ops = ops, .n = n, .count = count, .products = products};
-    for (int i = 0; i < count; i++) c.tiles += ((size_t)products[i].w->rows + TILE - 1) / TILE;
+static void multiply_tiles(mka_ops *ops, int n, int count, const mka_product *products, mka_glu_fn *glu) {
+    call c = {.ops = ops, .n = n, .count = glu ? 1 : count, .products = products, .glu = glu, .unit = n > FEW ? TILE : UNIT};
+    for (int i = 0; i < c.count; i++) c.units += units(&c, &products[i]);
     mka_pool_run(ops->pool, multiply_share, &c);
 }
 
@@ -149,6 +180,19 @@ void mka_cpu_multiply(mka_ops *ops, int n, int count, const mka_product *product
     for (int i = 0; i < count; i++) ops->weight_bytes += (uint64_t)products[i].w->rows * products[i].w->row_bytes;
     for (int bf16, run; count > 0; count -= run, products += run) {
         run = run_length(ops, n, count, products, &bf16);
-        (bf16 ? mka_multiply_bf16 : multiply_tiles)(ops, n, run, products);
+        (bf16 ? mka_multiply_bf16 : multiply_tiles)(ops, n, run, products, NULL);
     }
+}
+
+void mka_cpu_gated(mka_ops *ops, int n, int gelu, const mka_product *gate, const mka_product *up) {
+    mka_glu_fn *glu = gelu ? ops->kernels->geglu : ops->kernels->swiglu;
+    mka_product both[2] = {*gate, *up};
+    int bf16, run = run_length(ops, n, 2, both, &bf16);
+    if (run == 2) {
+        (bf16 ? mka_multiply_bf16 : multiply_tiles)(ops, n, 2, both, glu);
+        for (int i = 0; i < 2; i++) ops->weight_bytes += (uint64_t)both[i].w->rows * both[i].w->row_bytes;
+        return;
+    }
+    mka_cpu_multiply(ops, n, 2, both); /* weights of two kinds */
+    mka_multiply_glu(n, both, 0, gate->w->rows, glu);
 }

@@ -20,7 +20,8 @@ typedef struct call {
     mka_ops *ops;
     int n, count;
     const mka_product *products;
-    uint16_t *x; /* [n][ldx], zeros from cols to the next multiple of 32 */
+    mka_glu_fn *glu; /* NULL: products are independent */
+    uint16_t *x;     /* [n][ldx], zeros from cols to the next multiple of 32 */
     int ldx, parts;
     size_t tasks;
     atomic_size_t next;
@@ -70,12 +71,9 @@ static void make_panel(const call *c, const mka_matrix *w, int row, int rows, in
     }
 }
 
-static void run_task(const call *c, const mka_product *p, int row, int part, unsigned char *panel) {
+static void run_panel(const call *c, const mka_product *p, int row, int rows, size_t begin, size_t end, unsigned char *panel) {
     const mka_matrix *w = p->w;
     const mka_kernels *kernels = c->ops->kernels;
-    int rows = w->rows - row < MKA_PANEL_ROWS ? w->rows - row : MKA_PANEL_ROWS;
-    size_t begin, end;
-    mka_share((size_t)c->n, 1, part, c->parts, &begin, &end);
     float *y = p->y + begin * (size_t)p->ldy + row;
     for (int first = 0; first < w->cols; first += MKA_PANEL_K) {
         int k = w->cols - first < MKA_PANEL_K ? w->cols - first : MKA_PANEL_K;
@@ -84,6 +82,18 @@ static void run_task(const call *c, const mka_product *p, int row, int part, uns
                            p->ldy);
     }
     for (size_t i = 0; p->bias && i < end - begin; i++) kernels->add(rows, p->bias + row, y + i * (size_t)p->ldy);
+}
+
+static void run_task(const call *c, const mka_product *p, int row, int part, unsigned char *scratch) {
+    int rows = p->w->rows - row < MKA_PANEL_ROWS ? p->w->rows - row : MKA_PANEL_ROWS;
+    size_t begin, end;
+    mka_share((size_t)c->n, 1, part, c->parts, &begin, &end);
+    run_panel(c, p, row, rows, begin, end, scratch);
+    if (!c->glu) return;
+    run_panel(c, p + 1, row, rows, begin, end, scratch);
+    mka_product piece[2] = {p[0], p[1]};
+    for (int i = 0; i < 2; i++) piece[i].y += begin * (size_t)p[i].ldy;
+    mka_multiply_glu((int)(end - begin), piece, row, rows, c->glu);
 }
 
 static size_t panels(const mka_product *p) {
@@ -104,12 +114,12 @@ static void share(void *argument, int thread, int threads) {
     }
 }
 
-void mka_multiply_bf16(mka_ops *ops, int n, int count, const mka_product *products) {
-    call c = {.ops = ops, .n = n, .count = count, .products = products, .parts = 1};
+void mka_multiply_bf16(mka_ops *ops, int n, int count, const mka_product *products, mka_glu_fn *glu) {
+    call c = {.ops = ops, .n = n, .count = glu ? 1 : count, .products = products, .glu = glu, .parts = 1};
     c.x = (uint16_t *)(void *)ops->shared_scratch;
     c.ldx = row_length(products->w->cols);
     size_t all = 0, threads = (size_t)mka_pool_threads(ops->pool);
-    for (int i = 0; i < count; i++) all += panels(&products[i]);
+    for (int i = 0; i < c.count; i++) all += panels(&products[i]);
     while (all * (size_t)c.parts < 4 * threads && n / (2 * c.parts) >= PART) c.parts *= 2;
     c.tasks = all * (size_t)c.parts;
     mka_pool_run(ops->pool, share, &c);

@@ -55,14 +55,15 @@ struct mka_ops {
 
     /* products, each of n rows; a run of products with the same x shares its quantisation */
     void (*multiply)(mka_ops *ops, int n, int count, const mka_product *products);
+    /* y of gate = act(gate) up, the products of one x with two weights of one shape; act is SiLU, or GELU (tanh). y of up is
+     * written too, and means nothing. */
+    void (*gated)(mka_ops *ops, int n, int gelu, const mka_product *gate, const mka_product *up);
     /* y[i] = rms_norm(x[i]) w for rows rows of width; x rows ldx apart, y rows ldy; w may be NULL; y may be x */
     void (*norm)(mka_ops *ops, int rows, int width, float eps, const float *x, int ldx, const float *w, float *y, int ldy);
     /* rotates heads heads of n tokens in place: token i's head h begins at x + i * ldx + h * head_stride; the pairs are
      * half-split or neighbours; cosine, sine [n][pairs] */
     void (*rope)(mka_ops *ops, int n, int heads, int pairs, int neighbours, float *x, int ldx, int head_stride,
                  const float *cosine, const float *sine);
-    /* gate[i] = act(gate[i]) up[i], over count elements; gelu: GELU (tanh) instead of SiLU */
-    void (*glu)(mka_ops *ops, size_t count, int gelu, float *gate, const float *up);
     /* x[i] += y[i] over count elements */
     void (*add)(mka_ops *ops, size_t count, const float *y, float *x);
     void (*attend)(mka_ops *ops, const mka_attend_job *job);
@@ -95,6 +96,7 @@ void mka_ops_cpu(mka_ops *ops, mka_engine *engine);
 /* Parts of the CPU table that have files of their own. */
 void mka_multiply_start(mka_engine *engine); /* tells OpenBLAS that the threads are ours */
 void mka_cpu_multiply(mka_ops *ops, int n, int count, const mka_product *products);
+void mka_cpu_gated(mka_ops *ops, int n, int gelu, const mka_product *gate, const mka_product *up);
 void mka_cpu_attend(mka_ops *ops, const mka_attend_job *job);
 void mka_cpu_attend_finish(mka_ops *ops, const mka_attend_job *job);
 size_t mka_multiply_scratch(const struct mka_ops_limits *limits);

@@ -11,7 +11,7 @@
 typedef struct rows_task {
     mka_ops *ops;
     size_t total;
-    int width, ldx, ldy, heads, neighbours, gelu;
+    int width, ldx, ldy, heads, neighbours;
     float eps;
     const float *x, *w, *cosine, *sine;
     float *y;
@@ -63,19 +63,6 @@ static void cpu_rope(mka_ops *ops, int n, int heads, int pairs, int neighbours, 
     run(ops, (size_t)n * heads * pairs * 2, rope_share, &t);
 }
 
-static void glu_share(void *argument, int thread, int threads) {
-    const rows_task *t = argument;
-    size_t begin, end;
-    mka_share(t->total, MKA_ALIGN, thread, threads, &begin, &end);
-    mka_glu_fn *glu = t->gelu ? t->ops->kernels->geglu : t->ops->kernels->swiglu;
-    glu((int)(end - begin), t->y + begin, t->x + begin, t->y + begin);
-}
-
-static void cpu_glu(mka_ops *ops, size_t count, int gelu, float *gate, const float *up) {
-    rows_task t = {.ops = ops, .total = count, .gelu = gelu, .x = up, .y = gate};
-    run(ops, count, glu_share, &t);
-}
-
 static void add_share(void *argument, int thread, int threads) {
     const rows_task *t = argument;
     size_t begin, end;
@@ -94,9 +81,9 @@ void mka_ops_cpu(mka_ops *ops, mka_engine *engine) {
         .kernels = engine->kernels,
         .pool = engine->pool,
         .multiply = mka_cpu_multiply,
+        .gated = mka_cpu_gated,
         .norm = cpu_norm,
         .rope = cpu_rope,
-        .glu = cpu_glu,
         .add = cpu_add,
         .attend = mka_cpu_attend,
         .attend_finish = mka_cpu_attend_finish,
