@@ -12,9 +12,10 @@
 #include "multiply.h"
 
 #define CHUNK 256 /* elements of W that are unpacked at once: 32 rows of them stay in the first-level cache */
+#define PIECE 768 /* elements of W's rows in a panel, at most */
 #define PART  64  /* rows of X for which a panel is worth making, at least */
 
-_Static_assert(MKA_PANEL_K % CHUNK == 0, "chunks are pieces of a panel");
+_Static_assert(PIECE % CHUNK == 0 && PIECE <= MKA_PANEL_K, "chunks are pieces of a panel");
 
 typedef struct call {
     mka_ops *ops;
@@ -34,7 +35,7 @@ static int row_length(int cols) {
 }
 
 size_t mka_multiply_bf16_scratch(void) {
-    return MKA_PANEL_BYTES(MKA_PANEL_K) + (size_t)MKA_PANEL_ROWS * CHUNK * sizeof(float);
+    return MKA_PANEL_BYTES(PIECE) + (size_t)MKA_PANEL_ROWS * CHUNK * sizeof(float);
 }
 
 size_t mka_multiply_bf16_shared(const struct mka_ops_limits *limits) {
@@ -61,7 +62,7 @@ static void round_rows(const call *c, int thread, int threads) {
 static void make_panel(const call *c, const mka_matrix *w, int row, int rows, int first, int k, unsigned char *panel) {
     const mka_kernels *kernels = c->ops->kernels;
     const mka_type_info *type = mka_type_get(w->type);
-    float *chunk = (float *)(void *)(panel + MKA_PANEL_BYTES(MKA_PANEL_K));
+    float *chunk = (float *)(void *)(panel + MKA_PANEL_BYTES(PIECE));
     for (int at = 0; at < k; at += CHUNK) {
         int count = k - at < CHUNK ? k - at : CHUNK;
         const unsigned char *from = (const unsigned char *)w->data + (size_t)row * w->row_bytes +
@@ -71,12 +72,18 @@ static void make_panel(const call *c, const mka_matrix *w, int row, int rows, in
     }
 }
 
+/* Elements of W's rows that are worked on at once: equal pieces, of whole blocks and tiles, whose panel stays near the core. */
+static int piece_length(const mka_matrix *w) {
+    int block = mka_type_get(w->type)->block, whole = block < 32 ? 32 : block, pieces = (w->cols + PIECE - 1) / PIECE;
+    return ((w->cols + pieces - 1) / pieces + whole - 1) / whole * whole;
+}
+
 static void run_panel(const call *c, const mka_product *p, int row, int rows, size_t begin, size_t end, unsigned char *panel) {
     const mka_matrix *w = p->w;
     const mka_kernels *kernels = c->ops->kernels;
     float *y = p->y + begin * (size_t)p->ldy + row;
-    for (int first = 0; first < w->cols; first += MKA_PANEL_K) {
-        int k = w->cols - first < MKA_PANEL_K ? w->cols - first : MKA_PANEL_K;
+    for (int first = 0, piece = piece_length(w); first < w->cols; first += piece) {
+        int k = w->cols - first < piece ? w->cols - first : piece;
         make_panel(c, w, row, rows, first, k, panel);
         kernels->gemm_bf16((int)(end - begin), rows, k, c->x + begin * (size_t)c->ldx + first, c->ldx, panel, first > 0, y,
                            p->ldy);
