@@ -66,6 +66,7 @@ Q_INLINE q32 q_table(q32 v) {
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), v);
 }
 
+#ifndef Q_VNNI /* its products are in q_avx2vnni.h */
 Q_INLINE p16 p_unsigned(q32 w, q32 x) {
     return _mm256_maddubs_epi16(w, x);
 }
@@ -78,6 +79,8 @@ Q_INLINE p16 p_const(int k, q32 x) {
 Q_INLINE p16 p_sub(p16 a, p16 b) {
     return _mm256_sub_epi16(a, b);
 }
+
+#endif
 
 Q_INLINE b16 b_load(const void *p) {
     return _mm_loadu_si128(p);
@@ -109,6 +112,7 @@ Q_INLINE k_scales k_make(b16 v) {
 Q_INLINE k_mins k_widen(b16 v) {
     return _mm256_cvtepi8_epi16(v);
 }
+#ifndef Q_VNNI
 Q_INLINE qi i_sum(p16 p) {
     return _mm256_madd_epi16(p, _mm256_set1_epi16(1));
 }
@@ -116,6 +120,7 @@ Q_INLINE qi i_sum(p16 p) {
 Q_INLINE qi i_scaled(p16 p, k_scales s, int sub) {
     return _mm256_madd_epi16(p, _mm256_shuffle_epi8(s, _mm256_set1_epi16((short)(0x0100 + 0x0202 * sub))));
 }
+#endif
 
 Q_INLINE qf f_zero(void) {
     return _mm256_setzero_ps();
@@ -191,7 +196,7 @@ static inline __attribute__((unused)) void quantize(int n, const float *x, const
         __m256i w = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
         w = _mm256_permutevar8x32_epi32(w, order);
         _mm256_storeu_si256((void *)(y->q + 32 * (size_t)b), w);
-        __m256i sums = i_sum(_mm256_maddubs_epi16(_mm256_set1_epi8(1), w));
+        __m256i sums = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), w), _mm256_set1_epi16(1));
         sums = _mm256_hadd_epi32(sums, sums);
         sums = _mm256_hadd_epi32(sums, sums);
         y->sum[2 * b] = (int16_t)_mm256_extract_epi32(sums, 0);
