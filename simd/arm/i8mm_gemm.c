@@ -15,19 +15,18 @@ enum { TOKEN_PAIRS = 2, ROW_PAIRS = 8, STEP = 8 * MKA_PANEL_ROWS /* bytes from o
 /* ---- packing ---- */
 
 /* 4 elements of one row, those from count on zero. */
-static bfloat16x4_t round4(const float *x, int count) {
+static uint16x4_t round4(const float *x, int count) {
     float whole[4] = {0};
-    if (count >= 4) return vcvt_bf16_f32(vld1q_f32(x));
-    for (int i = 0; i < count; i++) whole[i] = x[i];
-    return vcvt_bf16_f32(vld1q_f32(whole));
+    for (int i = 0; count < 4 && i < count; i++) whole[i] = x[i];
+    return vreinterpret_u16_bf16(vcvt_bf16_f32(vld1q_f32(count >= 4 ? x : whole)));
 }
 
 static void pack(int rows, int k, const float *w, int ldw, void *panel) {
     for (int i = 0; i < (k + 31) / 32 * 32; i += 4)
         for (int j = 0; j < MKA_PANEL_ROWS; j++) {
             char *to = (char *)panel + (size_t)(i / 4) * STEP + 8 * (size_t)j;
-            bfloat16x4_t x = j < rows && i < k ? round4(w + (size_t)j * (size_t)ldw + i, k - i) : vcreate_bf16(0);
-            vst1_u16((uint16_t *)(void *)to, vreinterpret_u16_bf16(x));
+            int exist = j < rows && i < k;
+            vst1_u16((uint16_t *)(void *)to, exist ? round4(w + (size_t)j * (size_t)ldw + i, k - i) : vdup_n_u16(0));
         }
 }
 

@@ -4,17 +4,23 @@
  *
  *   LEVEL(name)                     mka_<level>_name, for the functions that leave the file
  *   VW                              floats in a vector, a power of two of at most 16
- *   V_CACHE_ROWS, V_HALVES, V_BLOCKS   of tmpl/cache.h: query rows (8, 5 or 2), halves of keys (2 only where VW is 16) and blocks
- * of 16 dimensions (1 or 2) that attention holds in registers vf                              a vector of floats v_zero v_set
- * v_load v_store     pointers need no alignment v_load_n v_store_n (n)          the first n elements, 0 < n < VW; a load fills
- * with zeros and touches nothing else v_load_f16, _bf16 and _n        from 16-bit floats        v_store_f16, _bf16 and _n    to
- * them, to nearest even v_add v_sub v_mul v_div         v_fma(a, b, c) = a b + c  v_fnma(a, b, c) = c - a b v_max ignores a NaN
- * in its first operand v_clamp(x, low, high)           keeps a NaN v_round                         to nearest even v_ldexp(p, n)
- * = p 2^n, n integral in -126..127 v_zero_below(x, limit, y)       y where x >= limit or NaN, else 0 v_sum v_hmax over the lanes
- * v_sum4(a, b, c, d, k, out)   k times four sums v_rotate_pairs(x, c, s)         (a, b) pairs in one vector, c and s doubled: (a
- * c - b s, b c + a s) v_double(p)                     VW / 2 floats at p, each twice v_pair_low v_pair_high(p)       the first
- * and second of VW pairs of bf16 at p v_field(p, shift, mask)         (u >> shift) & mask of VW 32-bit words at p, as floats
- * v_signed_byte(p, b)   byte b of them
+ *   V_CACHE_ROWS V_HALVES V_BLOCKS  of tmpl/cache.h: query rows (8, 5 or 2), halves of keys (2 only where VW is 16) and blocks
+ *                                   of 16 dimensions (1 or 2) that attention holds in registers
+ *   vf                              a vector of floats
+ *   v_zero v_set v_load v_store     pointers need no alignment
+ *   v_load_n v_store_n (n)          the first n elements, 0 < n < VW; a load fills with zeros and touches nothing else
+ *   v_load_f16, _bf16 and _n        from 16-bit floats        v_store_f16, _bf16 and _n    to them, to nearest even
+ *   v_add v_sub v_mul v_div         v_fma(a, b, c) = a b + c  v_fnma(a, b, c) = c - a b
+ *   v_max                           ignores a NaN in its first operand
+ *   v_clamp(x, low, high)           keeps a NaN
+ *   v_round                         to nearest even           v_ldexp(p, n) = p 2^n, n integral in -126..127
+ *   v_zero_below(x, limit, y)       y where x >= limit or NaN, else 0
+ *   v_sum v_hmax                    over the lanes            v_sum4(a, b, c, d, k, out)   k times four sums
+ *   v_rotate_pairs(x, c, s)         (a, b) pairs in one vector, c and s doubled: (a c - b s, b c + a s)
+ *   v_double(p)                     VW / 2 floats at p, each twice
+ *   v_pair_low v_pair_high(p)       the first and the second of VW pairs of bf16 at p
+ *   v_field(p, shift, mask)         (u >> shift) & mask of VW 32-bit words at p, as floats
+ *   v_signed_byte(p, b)             byte b of them
  *
  * Everything is static because a merged inline function compiled for one set could be linked into code that runs without it. */
 #ifndef MKA_SIMD_TMPL_VEC_H
