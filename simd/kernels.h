@@ -34,11 +34,12 @@ typedef void mka_add_fn(int n, const float *x, float *y);
  * exp is within 2 ulp for arguments in -87..0 and exactly 0 below -104; in between it may be 0 (its value is denormal).
  *
  * Levels may round the other operand to the type's own unit, where the CPU multiplies that unit faster:
- *   score  F32, F16: d/4 + 8 roundings of scale sum |q k|.   BF16: q to bf16, 2^-8 of that sum.
+ *   score  F32: d/4 + 8 roundings of scale sum |q k|.   BF16: q to bf16, 2^-8 of that sum.   F16: that, or q and k to bf16 for 16
+ *          rows or more (prompts), 2^-7 of it.
  *          Q8, Q4: q to 8 bits in groups of 32, (1/254) scale sum over groups of max |q| sum |k|.
- *   mix    F32, F16: n + 4 roundings of sum |s v|.   BF16: s to bf16, 2^-8 of that sum.
- *          Q8, Q4: s times the tokens' scales to 8 bits of the largest in up to 256 tokens, (1/255) n max |s v| at most; a row whose
- *          weights are concentrated gets 16 bits, so that many small ones are not lost. */
+ *   mix    F32: n + 4 roundings of sum |s v|.   BF16: s to bf16, 2^-8 of that sum.   F16: that, or s and v to bf16, 2^-7,
+ * likewise. Q8, Q4: s times the tokens' scales to 8 bits of the largest in up to 256 tokens, (1/255) n max |s v| at most; a row
+ * whose weights are concentrated gets 16 bits, so that many small ones are not lost. */
 typedef void mka_score_fn(int r, int d, int n, const float *q, const void *keys, float scale, float *s, int lds);
 typedef void mka_online_fn(int r, int n, float *s, int lds, float *m, float *z, float *c);
 typedef void mka_mix_fn(int r, int d, int n, const float *s, int lds, const void *values, const float *c, float *acc);
@@ -95,7 +96,8 @@ typedef void mka_pack_bf16_fn(int rows, int k, const float *w, int ldw, void *pa
 typedef void mka_gemm_bf16_fn(int n, int rows, int k, const uint16_t *x, int ldx, const void *panel, int more, float *y, int ldy);
 
 /* One level's kernels. Entries that depend on a stored type are indexed by mka_type and NULL where the type has none:
- * score, mix: F32 F16 BF16 Q8_0 Q4_0 (as cache.h stores them). store: F32 F16 BF16. load: every weight type. gemv_q8: every quantised type. gemv_f32: F32 F16 BF16. */
+ * score, mix: F32 F16 BF16 Q8_0 Q4_0 (as cache.h stores them). store: F32 F16 BF16. load: every weight type. gemv_q8: every
+ * quantised type. gemv_f32: F32 F16 BF16. */
 typedef struct mka_kernels {
     const char *level;
     mka_dot_fn *dot;

@@ -24,8 +24,9 @@ static const struct {
     uint8_t rows[16];
 } shape = {.palette = 1, .bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
 
-/* Asks for what lies ahead bytes behind a tile's worth of memory. */
+/* Asks for what lies ahead bytes behind a tile's worth of memory; 0: somebody has asked already. */
 static inline void ask(const char *p, ptrdiff_t ahead) {
+    if (ahead == 0) return;
     for (int line = 0; line < 16; line++) _mm_prefetch(p + ahead + 64 * line, _MM_HINT_T1);
 }
 
@@ -101,6 +102,7 @@ static void score_bf16(int r, int d, int n, const float *q, const void *keys, fl
                 memcpy(out + (ptrdiff_t)i * lds + t, rest + i * 32, (size_t)halves * MKA_HALF * sizeof(float));
         }
         row += rows;
+        ahead = 0;
     }
     _tile_release();
 }
@@ -120,9 +122,8 @@ static void store_c(int two, int columns, float *acc, int d) {
 }
 
 /* w [16 or 32][SPAN]: the weights of n tokens in bf16; acc [16 or 32][d] */
-static void mix_rows(int two, int d, int n, const uint16_t *w, const char *values, ptrdiff_t tile, float *acc) {
+static void mix_rows(int two, int d, int n, const uint16_t *w, const char *values, ptrdiff_t tile, ptrdiff_t ahead, float *acc) {
     int steps = (n + MKA_TILE - 1) / MKA_TILE;
-    ptrdiff_t ahead = steps * tile;
     for (int e = 0; e < d; e += 32) {
         int columns = d - e > 16 ? 2 : 1;
         load_c(two, columns, acc + e, d);
@@ -155,7 +156,7 @@ static void mix_bf16(int r, int d, int n, const float *s, int lds, const void *v
         for (int from = 0; from < n; from += SPAN, p += SPAN / MKA_TILE * tile) {
             int count = n - from < SPAN ? n - from : SPAN;
             for (int i = 0; i < rows; i++) round_bf16(count, 1, s + (ptrdiff_t)(row + i) * lds + from, w + i * SPAN);
-            mix_rows(two, d, count, w, p, tile, sum);
+            mix_rows(two, d, count, w, p, tile, row == 0 ? (count + MKA_TILE - 1) / MKA_TILE * tile : 0, sum);
         }
         if (rows < ROWS) memcpy(out, rest, (size_t)rows * (size_t)d * sizeof(float));
         row += rows;
@@ -163,8 +164,53 @@ static void mix_bf16(int r, int d, int n, const float *s, int lds, const void *v
     _tile_release();
 }
 
+/* ---- f16: many rows are worth converting a block of the cache to bf16 for ---- */
+
+/* Pairs (a, b) of bf16 from 16 half floats at a and 16 at b. */
+static inline void store_pairs(const char *a, const char *b, char *pairs) {
+    static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    __m512 first = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)a));
+    __m512 second = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)b));
+    __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first);
+    _mm512_store_si512(pairs, _mm512_permutexvar_epi16(_mm512_loadu_si512(order), both));
+}
+
+static void score_f16(int r, int d, int n, const float *q, const void *keys, float scale, float *s, int lds) {
+    if (r < ROWS || d % 32 || d > MOST_DIM) {
+        mka_avx512_score_f16(r, d, n, q, keys, scale, s, lds);
+        return;
+    }
+    __attribute__((aligned(64))) char block[SPAN * MOST_DIM * 2];
+    const char *lines = keys;
+    for (int from = 0; from < n; from += SPAN) {
+        int count = n - from < SPAN ? n - from : SPAN;
+        char *pairs = block;
+        for (int line = 0; line < (count + MKA_HALF - 1) / MKA_HALF * d; line += 2, lines += 64, pairs += 64)
+            store_pairs(lines, lines + 32, pairs);
+        score_bf16(r, d, count, q, block, scale, s + from, lds);
+    }
+}
+
+static void mix_f16(int r, int d, int n, const float *s, int lds, const void *values, const float *c, float *acc) {
+    if (r < ROWS || d % 16 || d > MOST_DIM || n > SPAN) {
+        mka_avx512_mix_f16(r, d, n, s, lds, values, c, acc);
+        return;
+    }
+    __attribute__((aligned(64))) char block[SPAN * MOST_DIM * 2];
+    const char *row = values;
+    for (int t = 0; t < mka_pad(n, MKA_TILE); t += 2, row += (ptrdiff_t)d * 4) /* whole tiles: all of them is multiplied */
+        for (int e = 0; e < d; e += 16) {
+            ptrdiff_t tile = (ptrdiff_t)(t / MKA_TILE) * MKA_TILE * d * 2;
+            store_pairs(row + 2 * e, row + 2 * (d + e), block + tile + e / 16 * 1024 + t % MKA_TILE / 2 * 64);
+        }
+    mix_bf16(r, d, n, s, lds, block, c, acc);
+}
+
 void mka_amx_fill_cache(mka_kernels *k);
 void mka_amx_fill_cache(mka_kernels *k) {
     k->score[MKA_BF16] = score_bf16;
     k->mix[MKA_BF16] = mix_bf16;
+    k->score[MKA_F16] = score_f16;
+    k->mix[MKA_F16] = mix_f16;
 }

@@ -11,9 +11,10 @@
 
 #include "ops.h"
 
-#define TILE_ROWS 48   /* query rows that a tile aims for */
-#define BLOCK     256  /* keys scored at once: their scores and tiles stay in the first two cache levels */
-#define SPLIT     1024 /* keys of one split when few queries attend */
+#define TILE_ROWS 64           /* query rows that a tile aims for */
+#define BLOCK     256          /* keys scored at once: their scores and tiles stay in the first two cache levels */
+#define LDS       (BLOCK + 16) /* floats between two rows of scores: rows a power of two apart would share cache sets */
+#define SPLIT     1024         /* keys of one split when few queries attend */
 
 typedef struct plan {
     const mka_attend_job *job;
@@ -37,7 +38,7 @@ static size_t most_rows(int group) {
 size_t mka_attend_scratch(const struct mka_ops_limits *limits) {
     size_t rows = most_rows(limits->head_rows) > TILE_ROWS ? most_rows(limits->head_rows) : TILE_ROWS;
     size_t shared = limits->shared ? (size_t)BLOCK * (size_t)limits->value_dim : 0;
-    return (align_floats(rows * (size_t)limits->key_dim) + align_floats(rows * (size_t)limits->value_dim) + rows * BLOCK +
+    return (align_floats(rows * (size_t)limits->key_dim) + align_floats(rows * (size_t)limits->value_dim) + rows * LDS +
             3 * align_floats(rows) + shared) *
            sizeof(float);
 }
@@ -64,7 +65,7 @@ static tile place_tile(const plan *p, unsigned char *scratch, int index) {
     t.q = (float *)(void *)scratch;
     t.acc = t.q + align_floats((size_t)t.rows * (size_t)job->key_dim);
     t.s = t.acc + align_floats((size_t)t.rows * (size_t)job->value_dim);
-    t.m = t.s + (size_t)t.rows * BLOCK;
+    t.m = t.s + (size_t)t.rows * LDS;
     t.z = t.m + rows;
     t.c = t.z + rows;
     t.values = t.c + rows;
@@ -132,7 +133,7 @@ static void mask(const plan *p, const tile *t, int from, int count, int begin) {
         int first = (seen_from > begin ? seen_from : begin) - from;
         if (last >= count && first <= 0) continue;
         for (int r = query * p->group; r < (query + 1) * p->group; r++) {
-            float *s = t->s + (size_t)r * BLOCK;
+            float *s = t->s + (size_t)r * LDS;
             for (int i = 0; i < first && i < count; i++) s[i] = -INFINITY;
             for (int i = last > 0 ? last : 0; i < count; i++) s[i] = -INFINITY;
         }
@@ -162,14 +163,14 @@ static void attend_keys(const plan *p, const tile *t, int head, int begin, int e
         int count = end - from < BLOCK ? end - from : BLOCK;
         size_t index = first_tile + (size_t)(from - job->key_first) / MKA_TILE;
         const unsigned char *keys = job->keys + index * key_tile;
-        kernels->score[job->key_type](t->rows, job->key_dim, count, t->q, keys, job->scale, t->s, BLOCK);
+        kernels->score[job->key_type](t->rows, job->key_dim, count, t->q, keys, job->scale, t->s, LDS);
         mask(p, t, from, count, begin);
-        kernels->online(t->rows, count, t->s, BLOCK, t->m, t->z, t->c);
+        kernels->online(t->rows, count, t->s, LDS, t->m, t->z, t->c);
         if (job->shared) {
             share_values(p, t, keys, key_tile, count);
-            kernels->mix[MKA_F32](t->rows, job->value_dim, count, t->s, BLOCK, t->values, t->c, t->acc);
+            kernels->mix[MKA_F32](t->rows, job->value_dim, count, t->s, LDS, t->values, t->c, t->acc);
         } else {
-            kernels->mix[job->value_type](t->rows, job->value_dim, count, t->s, BLOCK, job->values + index * value_tile, t->c,
+            kernels->mix[job->value_type](t->rows, job->value_dim, count, t->s, LDS, job->values + index * value_tile, t->c,
                                           t->acc);
         }
     }

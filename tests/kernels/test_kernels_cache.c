@@ -83,7 +83,7 @@ static void check_put(const mka_kernels *k) {
 }
 
 /* What a score may be off by: its own roundings, and those of q to the unit of the type. */
-static double score_error(mka_type type, int d, const float *q, const float *key) {
+static double score_error(mka_type type, int r, int d, const float *q, const float *key) {
     double sum = 0, groups = 0;
     for (int g = 0; g < d; g += MKA_KEY_GROUP) {
         double most = 0, magnitude = 0;
@@ -96,6 +96,7 @@ static double score_error(mka_type type, int d, const float *q, const float *key
     }
     double own = (d / 4 + 8) * EPS * sum;
     if (type == MKA_BF16) return own + 0x1p-8 * sum;
+    if (type == MKA_F16 && r >= 16) return own + 0x1p-7 * sum;
     if (type == MKA_Q8_0 || type == MKA_Q4_0) return own + groups / 253;
     return own;
 }
@@ -114,7 +115,7 @@ static void check_score(const mka_kernels *k) {
         for (int t = 0; t < n; t++) {
             double sum = 0;
             for (int e = 0; e < d; e++) sum += (double)q[i * d + e] * x[t * d + e];
-            near_value("s", i * lds + t, s[i * lds + t], sum * scale, scale * score_error(type, d, q + i * d, x + t * d));
+            near_value("s", i * lds + t, s[i * lds + t], sum * scale, scale * score_error(type, r, d, q + i * d, x + t * d));
         }
     free(keys);
     release();
@@ -152,7 +153,9 @@ static void check_mix(const mka_kernels *k) {
                 double p = (double)s[i * lds + t] * x[t * d + e];
                 sum += p, magnitude += fabs(p);
             }
-            double slack = (n + 4) * EPS * magnitude + (type == MKA_BF16 ? 0x1p-8 * magnitude : 0);
+            double slack = (n + 4) * EPS * magnitude + (type == MKA_BF16             ? 0x1p-8 * magnitude
+                                                        : type == MKA_F16 && r >= 16 ? 0x1p-7 * magnitude
+                                                                                     : 0);
             /* Roundings of weights are random: their sum is far below n times the largest. What is lost must stay small
              * against what is summed, too, which is what many small weights beside a large one are about. */
             if (quant) slack += fmin(most * n / 255, 6 * most * sqrt((double)n) / 255 + 0.01 * all);
@@ -214,7 +217,7 @@ static void check_attention(const mka_kernels *k) {
             for (int e = 0; e < d; e++) dot += (double)q[i * d + e] * kf[t * d + e];
             score[t] = masked[t] ? -INFINITY : dot * scale;
             max = fmax(max, score[t]);
-            spread = fmax(spread, scale * score_error(type, d, q + i * d, kf + t * d));
+            spread = fmax(spread, scale * score_error(type, r, d, q + i * d, kf + t * d));
         }
         for (int t = 0; t < n; t++) sum += exp(score[t] - max);
         double slack = expm1(2 * spread) + (n + 60) * EPS * 4; /* an error in a score is a factor on its weight */
