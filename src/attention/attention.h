@@ -84,7 +84,8 @@ typedef struct mka_layer_state {
 #define MKA_SCRATCH_FIELDS(X)                                                                                                    \
     X(q)                                                                                                                         \
     X(k)                                                                                                                         \
-    X(v) X(out) X(mixed) X(summary_rows) X(longterm_rows) X(fused) X(hidden) X(lambda) X(q_latent) X(down) X(q_absorbed)         \
+    X(v)                                                                                                                         \
+    X(out) X(mixed) X(summary_rows) X(longterm_rows) X(fused) X(hidden) X(lambda) X(q_latent) X(down) X(q_absorbed)              \
         X(latent_out) X(block_latent) X(block_rows) X(block_k) X(block_v) X(run_m) X(run_z)
 #define MKA_SCRATCH_SIZE(name)   size_t name;
 #define MKA_SCRATCH_BUFFER(name) float *name;
@@ -143,6 +144,9 @@ void mka_layer_state_reset(mka_layer_state *state, const mka_layer_config *confi
 /* k, v of rows [n][width] as they are before rotation; with_q: q of pass->x too, in the same operation. */
 void mka_project(const mka_attention_pass *pass, const float *rows, int with_q);
 void mka_project_q(const mka_attention_pass *pass);
+/* The products of these operations: q of pass->x, and k, v of rows. */
+mka_product mka_q_product(const mka_attention_pass *pass);
+void mka_kv_products(const mka_attention_pass *pass, const float *rows, mka_product products[2]);
 /* Normalises (where the model does) and rotates scratch->q; likewise scratch->k, which is then stored with v in cache. */
 void mka_turn_q(const mka_attention_pass *pass);
 void mka_turn_store_kv(const mka_attention_pass *pass, int cache);
@@ -154,6 +158,9 @@ void mka_measure_grouped(const mka_layer_config *config, int n, mka_attention_si
 
 /* router.c: lambda [n][levels] from scratch->q as projected, before rotation; gelu or SiLU between its two layers. */
 void mka_route(const mka_attention_pass *pass, int gelu);
+/* Its two halves: the product of the first layer, and what follows it; with one row the latter stays on the calling thread. */
+mka_product mka_route_in(const mka_attention_pass *pass);
+void mka_route_out(const mka_attention_pass *pass, int gelu);
 /* The rows of every level: rows[0] = x, rows[1] = session summaries (the state moves on), rows[2] = long-term rows. */
 void mka_level_rows(const mka_attention_pass *pass, const float *rows[MKA_LEVELS]);
 void mka_measure_router(const mka_layer_config *config, int n, mka_attention_sizes *sizes);

@@ -28,20 +28,40 @@ static void fuse_share(void *argument, int thread, int threads) {
     }
 }
 
-static void fastmka_forward(const mka_attention_pass *pass) {
-    const mka_attention_scratch *s = pass->scratch;
+/* The row of one token: its router's second half, its levels, and their sum. */
+static void fuse_one(void *user) {
+    const mka_attention_pass *pass = user;
+    const float *rows[MKA_LEVELS];
+    mka_route_out(pass, 0);
+    mka_level_rows(pass, rows);
+    fuse_task task = {pass, rows};
+    fuse_share(&task, 0, 1);
+}
+
+/* Decoding: all of it in one run of the threads. */
+static void project_one(const mka_attention_pass *pass) {
+    mka_product q = mka_q_product(pass), in = mka_route_in(pass), kv[2];
+    mka_kv_products(pass, pass->scratch->fused, kv);
+    mka_attention_pass copy = *pass;
+    mka_step steps[] = {{NULL, NULL, 1, &q}, {NULL, NULL, 1, &in}, {fuse_one, &copy, 2, kv}};
+    pass->ops->chain(pass->ops, 3, steps);
+}
+
+static void project_many(const mka_attention_pass *pass) {
     const float *rows[MKA_LEVELS];
     mka_project_q(pass);
     mka_route(pass, 0);
     mka_level_rows(pass, rows);
     fuse_task task = {pass, rows};
-    if (pass->n == 1)
-        fuse_share(&task, 0, 1);
-    else
-        mka_pool_run(pass->ops->pool, fuse_share, &task);
+    mka_pool_run(pass->ops->pool, fuse_share, &task);
+    mka_project(pass, pass->scratch->fused, 0);
+}
+
+static void fastmka_forward(const mka_attention_pass *pass) {
+    const mka_attention_scratch *s = pass->scratch;
+    (pass->n == 1 ? project_one : project_many)(pass);
     if (pass->trace && pass->trace->fused)
         memcpy(pass->trace->fused, s->fused, (size_t)pass->n * (size_t)pass->layer->config.width * sizeof(float));
-    mka_project(pass, s->fused, 0);
     mka_turn_q(pass);
     mka_turn_store_kv(pass, 0);
     mka_attend_cache(pass, 0, s->out);

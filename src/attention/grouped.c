@@ -15,25 +15,28 @@ static int v_width(const mka_layer_config *c) {
     return c->kv_heads * c->value_dim;
 }
 
-static mka_product q_product(const mka_attention_pass *pass) {
+mka_product mka_q_product(const mka_attention_pass *pass) {
     const mka_layer *layer = pass->layer;
     return (mka_product){&layer->weights.q,   layer->weights.q_bias, pass->x,
                          layer->config.width, pass->scratch->q,      q_width(&layer->config)};
 }
 
 void mka_project_q(const mka_attention_pass *pass) {
-    mka_product product = q_product(pass);
+    mka_product product = mka_q_product(pass);
     pass->ops->multiply(pass->ops, pass->n, 1, &product);
 }
 
-void mka_project(const mka_attention_pass *pass, const float *rows, int with_q) {
+void mka_kv_products(const mka_attention_pass *pass, const float *rows, mka_product products[2]) {
     const mka_layer_config *c = &pass->layer->config;
     const mka_layer_weights *w = &pass->layer->weights;
-    mka_product products[3] = {
-        {&w->k, w->k_bias, rows, c->width, pass->scratch->k, k_width(c)},
-        {&w->v, w->v_bias, rows, c->width, pass->scratch->v, v_width(c)},
-        q_product(pass),
-    };
+    products[0] = (mka_product){&w->k, w->k_bias, rows, c->width, pass->scratch->k, k_width(c)};
+    products[1] = (mka_product){&w->v, w->v_bias, rows, c->width, pass->scratch->v, v_width(c)};
+}
+
+void mka_project(const mka_attention_pass *pass, const float *rows, int with_q) {
+    mka_product products[3];
+    mka_kv_products(pass, rows, products);
+    products[2] = mka_q_product(pass);
     pass->ops->multiply(pass->ops, pass->n, with_q ? 3 : 2, products);
 }
 

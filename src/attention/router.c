@@ -14,19 +14,33 @@ void mka_measure_router(const mka_layer_config *c, int n, mka_attention_sizes *s
     mka_raise(&sizes->longterm_rows, (size_t)n, (size_t)c->width);
 }
 
-void mka_route(const mka_attention_pass *pass, int gelu) {
+mka_product mka_route_in(const mka_attention_pass *pass) {
+    const mka_layer_config *c = &pass->layer->config;
+    const mka_layer_weights *w = &pass->layer->weights;
+    const mka_attention_scratch *s = pass->scratch;
+    return (mka_product){&w->router_in, w->router_in_bias, s->q, c->heads * c->head_dim, s->hidden, c->router_hidden};
+}
+
+void mka_route_out(const mka_attention_pass *pass, int gelu) {
     const mka_layer_config *c = &pass->layer->config;
     const mka_layer_weights *w = &pass->layer->weights;
     const mka_attention_scratch *s = pass->scratch;
     const mka_kernels *kernels = pass->ops->kernels;
-    mka_product in = {&w->router_in, w->router_in_bias, s->q, c->heads * c->head_dim, s->hidden, c->router_hidden};
-    pass->ops->multiply(pass->ops, pass->n, 1, &in);
     (gelu ? kernels->gelu : kernels->silu)(pass->n * c->router_hidden, s->hidden);
     mka_product out = {&w->router_out, w->router_out_bias, s->hidden, c->router_hidden, s->lambda, c->levels};
-    pass->ops->multiply(pass->ops, pass->n, 1, &out);
+    if (pass->n == 1)
+        pass->ops->alone(pass->ops, 1, &out);
+    else
+        pass->ops->multiply(pass->ops, pass->n, 1, &out);
     for (int i = 0; i < pass->n; i++) kernels->softmax(c->levels, s->lambda + (size_t)i * (size_t)c->levels);
     if (pass->trace && pass->trace->router)
         memcpy(pass->trace->router, s->lambda, (size_t)pass->n * (size_t)c->levels * sizeof(float));
+}
+
+void mka_route(const mka_attention_pass *pass, int gelu) {
+    mka_product in = mka_route_in(pass);
+    pass->ops->multiply(pass->ops, pass->n, 1, &in);
+    mka_route_out(pass, gelu);
 }
 
 /* The session summary after every token; the state carries on, so that chunks of any size agree. */

@@ -160,10 +160,49 @@ static void multiply_share(void *argument, int thread, int threads) {
     }
 }
 
-static void multiply_tiles(mka_ops *ops, int n, int count, const mka_product *products, mka_glu_fn *glu) {
+static call make_call(mka_ops *ops, int n, int count, const mka_product *products, mka_glu_fn *glu) {
     call c = {.ops = ops, .n = n, .count = glu ? 1 : count, .products = products, .glu = glu, .unit = n > FEW ? TILE : UNIT};
     for (int i = 0; i < c.count; i++) c.units += units(&c, &products[i]);
+    return c;
+}
+
+static void multiply_tiles(mka_ops *ops, int n, int count, const mka_product *products, mka_glu_fn *glu) {
+    call c = make_call(ops, n, count, products, glu);
     mka_pool_run(ops->pool, multiply_share, &c);
+}
+
+static void count_weights(mka_ops *ops, int count, const mka_product *products) {
+    for (int i = 0; i < count; i++) ops->weight_bytes += (uint64_t)products[i].w->rows * products[i].w->row_bytes;
+}
+
+void mka_cpu_alone(mka_ops *ops, int n, const mka_product *product) {
+    call c = make_call(ops, n, 1, product, NULL);
+    count_weights(ops, 1, product);
+    multiply_share(&c, 0, 1);
+}
+
+typedef struct chain {
+    mka_ops *ops;
+    int count;
+    const mka_step *steps;
+} chain;
+
+static void chain_share(void *argument, int thread, int threads) {
+    const chain *t = argument;
+    for (int i = 0; i < t->count; i++) {
+        const mka_step *step = &t->steps[i];
+        if (i > 0) mka_pool_barrier(t->ops->pool);
+        if (step->before && thread == 0) step->before(step->user);
+        if (step->before) mka_pool_barrier(t->ops->pool);
+        call c = make_call(t->ops, 1, step->count, step->products, NULL);
+        multiply_share(&c, thread, threads);
+    }
+}
+
+void mka_cpu_chain(mka_ops *ops, int count, const mka_step *steps) {
+    chain t = {ops, count, steps};
+    for (int i = 0; i < count; i++) count_weights(ops, steps[i].count, steps[i].products);
+    mka_pool_run(ops->pool, chain_share, &t);
 }
 
 /* How many of the products can go together: those on bf16 units when they share x, and the others. */
@@ -177,7 +216,7 @@ static int run_length(const mka_ops *ops, int n, int count, const mka_product *p
 }
 
 void mka_cpu_multiply(mka_ops *ops, int n, int count, const mka_product *products) {
-    for (int i = 0; i < count; i++) ops->weight_bytes += (uint64_t)products[i].w->rows * products[i].w->row_bytes;
+    count_weights(ops, count, products);
     for (int bf16, run; count > 0; count -= run, products += run) {
         run = run_length(ops, n, count, products, &bf16);
         (bf16 ? mka_multiply_bf16 : multiply_tiles)(ops, n, run, products, NULL);
@@ -190,7 +229,7 @@ void mka_cpu_gated(mka_ops *ops, int n, int gelu, const mka_product *gate, const
     int bf16, run = run_length(ops, n, 2, both, &bf16);
     if (run == 2) {
         (bf16 ? mka_multiply_bf16 : multiply_tiles)(ops, n, 2, both, glu);
-        for (int i = 0; i < 2; i++) ops->weight_bytes += (uint64_t)both[i].w->rows * both[i].w->row_bytes;
+        count_weights(ops, 2, both);
         return;
     }
     mka_cpu_multiply(ops, n, 2, both); /* weights of two kinds */

@@ -48,6 +48,14 @@ typedef struct mka_attend_job {
 
 typedef struct mka_ops mka_ops;
 
+/* One step of a chain: `before`, where there is one, on a single thread, and then products on all of them. */
+typedef struct mka_step {
+    void (*before)(void *user); /* may call ops->alone, and nothing else of ops */
+    void *user;
+    int count;
+    const mka_product *products;
+} mka_step;
+
 struct mka_ops {
     mka_engine *engine;
     const mka_kernels *kernels; /* of the engine, or of a level that a test asks for */
@@ -55,6 +63,10 @@ struct mka_ops {
 
     /* products, each of n rows; a run of products with the same x shares its quantisation */
     void (*multiply)(mka_ops *ops, int n, int count, const mka_product *products);
+    /* steps of one row, each of which begins when the one before is done, in one run of the threads */
+    void (*chain)(mka_ops *ops, int count, const mka_step *steps);
+    /* one product of n rows, on the calling thread alone: for those too small to share, and in a chain's `before` */
+    void (*alone)(mka_ops *ops, int n, const mka_product *product);
     /* y of gate = act(gate) up, the products of one x with two weights of one shape; act is SiLU, or GELU (tanh). y of up is
      * written too, and means nothing. */
     void (*gated)(mka_ops *ops, int n, int gelu, const mka_product *gate, const mka_product *up);
@@ -96,6 +108,8 @@ void mka_ops_cpu(mka_ops *ops, mka_engine *engine);
 /* Parts of the CPU table that have files of their own. */
 void mka_multiply_start(mka_engine *engine); /* tells OpenBLAS that the threads are ours */
 void mka_cpu_multiply(mka_ops *ops, int n, int count, const mka_product *products);
+void mka_cpu_chain(mka_ops *ops, int count, const mka_step *steps);
+void mka_cpu_alone(mka_ops *ops, int n, const mka_product *product);
 void mka_cpu_gated(mka_ops *ops, int n, int gelu, const mka_product *gate, const mka_product *up);
 void mka_cpu_attend(mka_ops *ops, const mka_attend_job *job);
 void mka_cpu_attend_finish(mka_ops *ops, const mka_attend_job *job);

@@ -81,6 +81,8 @@ void mka_ops_cpu(mka_ops *ops, mka_engine *engine) {
         .kernels = engine->kernels,
         .pool = engine->pool,
         .multiply = mka_cpu_multiply,
+        .chain = mka_cpu_chain,
+        .alone = mka_cpu_alone,
         .gated = mka_cpu_gated,
         .norm = cpu_norm,
         .rope = cpu_rope,
