@@ -81,12 +81,8 @@ static void attention_tensors(writer *w, const reference_shape *s, const char *p
     tensor(w, s->levels, 0, 0.1F, 0, "%srouter.2.bias", prefix);
 }
 
-static int finish(writer *w, char *path, size_t room) {
+static int write_out(writer *w, FILE *file) {
     print(w, "}");
-    const char *folder = getenv("TMPDIR");
-    snprintf(path, room, "%s/mka-test-XXXXXX", folder && *folder ? folder : "/tmp");
-    int handle = mkstemp(path);
-    FILE *file = handle >= 0 ? fdopen(handle, "wb") : NULL;
     uint64_t length = (w->used + 7) / 8 * 8;
     while (w->used < length) w->header[w->used++] = ' ';
     int good = file && fwrite(&length, 8, 1, file) == 1 && fwrite(w->header, 1, w->used, file) == w->used &&
@@ -97,11 +93,59 @@ static int finish(writer *w, char *path, size_t room) {
     return good;
 }
 
+static void temporary_name(char *path, size_t room) {
+    const char *folder = getenv("TMPDIR");
+    snprintf(path, room, "%s/mka-test-XXXXXX", folder && *folder ? folder : "/tmp");
+}
+
+static int finish(writer *w, char *path, size_t room) {
+    temporary_name(path, room);
+    int handle = mkstemp(path);
+    return write_out(w, handle >= 0 ? fdopen(handle, "wb") : NULL);
+}
+
 static writer *start(uint64_t seed) {
     writer *w = calloc(1, sizeof *w);
     if (!w) abort();
     w->state = seed * 2654435761U + 88172645463325252U;
     return w;
+}
+
+/* What a naming calls the tensors of a model; %d is the layer. */
+typedef struct naming {
+    const char *embedding, *attention, *attention_norm, *ffn_norm, *ffn, *norm;
+} naming;
+
+static const naming reference_names = {
+    "p.embed.weight", "p.layers.%d.attn.", "p.layers.%d.attn_norm.weight", "p.layers.%d.ffn_norm.weight",
+    "p.layers.%d.",   "p.norm.weight"};
+static const naming hf_names = {"model.embed_tokens.weight",
+                                "model.layers.%d.self_attn.",
+                                "model.layers.%d.input_layernorm.weight",
+                                "model.layers.%d.post_attention_layernorm.weight",
+                                "model.layers.%d.mlp.",
+                                "model.norm.weight"};
+
+static const char *with_layer(const char *format, int layer, char *text, size_t room) {
+    const char *place = strstr(format, "%d");
+    snprintf(text, room, "%.*s%d%s", (int)(place - format), format, layer, place + 2);
+    return text;
+}
+
+/* In one order for every naming, so that a seed gives the same numbers. */
+static void model_tensors(writer *w, const reference_shape *s, const naming *names) {
+    tensor(w, s->vocabulary, s->width, 0.9F, 0, "%s", names->embedding);
+    for (int i = 0; i < s->layers; i++) {
+        char name[128];
+        attention_tensors(w, s, with_layer(names->attention, i, name, sizeof name));
+        tensor(w, s->width, 0, 0.1F, 1, "%s", with_layer(names->attention_norm, i, name, sizeof name));
+        tensor(w, s->width, 0, 0.1F, 1, "%s", with_layer(names->ffn_norm, i, name, sizeof name));
+        with_layer(names->ffn, i, name, sizeof name);
+        weight(w, s->ffn, s->width, name, "gate_proj");
+        weight(w, s->ffn, s->width, name, "up_proj");
+        weight(w, s->width, s->ffn, name, "down_proj");
+    }
+    tensor(w, s->width, 0, 0.1F, 1, "%s", names->norm);
 }
 
 int reference_model_write(const reference_shape *s, uint64_t seed, char *path, size_t room) {
@@ -114,20 +158,43 @@ int reference_model_write(const reference_shape *s, uint64_t seed, char *path, s
     print(w, "\\\"nope_dim\\\":%d,\\\"rope_dim\\\":%d,\\\"v_dim\\\":%d,\\\"latent_dim\\\":%d,", s->nope_dim, s->rope_dim,
           s->v_dim, s->latent_dim);
     print(w, "\\\"ema_beta\\\":0.9,\\\"rope_base\\\":10000.0,\\\"norm_eps\\\":1e-6}\"}");
-    tensor(w, s->vocabulary, s->width, 0.9F, 0, "p.embed.weight");
-    for (int i = 0; i < s->layers; i++) {
-        char prefix[64];
-        snprintf(prefix, sizeof prefix, "p.layers.%d.attn.", i);
-        attention_tensors(w, s, prefix);
-        snprintf(prefix, sizeof prefix, "p.layers.%d.", i);
-        tensor(w, s->width, 0, 0.1F, 1, "%sattn_norm.weight", prefix);
-        tensor(w, s->width, 0, 0.1F, 1, "%sffn_norm.weight", prefix);
-        weight(w, s->ffn, s->width, prefix, "gate_proj");
-        weight(w, s->ffn, s->width, prefix, "up_proj");
-        weight(w, s->width, s->ffn, prefix, "down_proj");
-    }
-    tensor(w, s->width, 0, 0.1F, 1, "p.norm.weight");
+    model_tensors(w, s, &reference_names);
     return finish(w, path, room);
+}
+
+static FILE *create(const char *folder, const char *name) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    return fopen(path, "wb");
+}
+
+static int write_config(const reference_shape *s, FILE *file) {
+    if (!file) return 0;
+    fprintf(file, "{\"model_type\":\"llama\",\"hidden_size\":%d,\"num_hidden_layers\":%d,\"num_attention_heads\":%d,", s->width,
+            s->layers, s->heads);
+    fprintf(file, "\"num_key_value_heads\":%d,\"head_dim\":%d,\"intermediate_size\":%d,\"vocab_size\":%d,", s->kv_heads,
+            s->head_dim, s->ffn, s->vocabulary);
+    fprintf(file, "\"rms_norm_eps\":1e-6,\"rope_theta\":10000.0,\"max_position_embeddings\":1024,\"tie_word_embeddings\":true}");
+    return fclose(file) == 0;
+}
+
+int reference_folder_write(const reference_shape *s, uint64_t seed, char *folder, size_t room) {
+    temporary_name(folder, room);
+    if (!mkdtemp(folder) || !write_config(s, create(folder, "config.json"))) return 0;
+    writer *w = start(seed);
+    print(w, "{\"__metadata__\":{\"format\":\"pt\"}");
+    model_tensors(w, s, &hf_names);
+    return write_out(w, create(folder, "model.safetensors"));
+}
+
+void reference_folder_remove(const char *folder) {
+    static const char *const names[] = {"config.json", "model.safetensors"};
+    char path[512];
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        unlink(path);
+    }
+    rmdir(folder);
 }
 
 int reference_router_write(const reference_shape *s, const char *kind, int first, uint64_t seed, char *path, size_t room) {

@@ -22,6 +22,11 @@ float reference_random(uint64_t *state);
  * unlinks it. */
 int reference_model_write(const reference_shape *shape, uint64_t seed, char *path, size_t room);
 
+/* The same numbers as a Hugging Face folder of a llama model (shapes lm-mha, lm-gqa and lm-mqa without a window): config.json and
+ * model.safetensors. folder gets its name; the caller removes it with reference_folder_remove. */
+int reference_folder_write(const reference_shape *shape, uint64_t seed, char *folder, size_t room);
+void reference_folder_remove(const char *folder);
+
 /* A router for such a model (lm-mha, lm-gqa or lm-mqa) as a safetensors file. first: the router always answers (1, 0, 0);
  * otherwise its weights are random. kind: "fastmka" or "mka". */
 int reference_router_write(const reference_shape *shape, const char *kind, int first, uint64_t seed, char *path, size_t room);

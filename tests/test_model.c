@@ -173,6 +173,28 @@ static void first_level_router_is_plain(void **state) {
     }
 }
 
+/* A Hugging Face folder with the same numbers is the same model. */
+static void folder_is_the_same(void **state) {
+    (void)state;
+    for (int i = 0; i < 3; i++) { /* mha, gqa, mqa */
+        fixture f;
+        float want[128], got[128];
+        char folder[256];
+        open_fixture(&f, &reference_shapes[i], 1, NULL);
+        logits_of(&f, NULL, 32, MKA_MLA_AUTO, want);
+        mka_model_destroy(f.model);
+        assert_true(reference_folder_write(&reference_shapes[i], 7, folder, sizeof folder));
+        mka_error error;
+        if (mka_model_load(f.engine, folder, NULL, &f.model, &error)) fail_msg("%s", error.message);
+        logits_of(&f, NULL, 32, MKA_MLA_AUTO, got);
+        assert_memory_equal(want, got, (size_t)f.vocabulary * sizeof(float));
+        reference_folder_remove(folder);
+        assert_int_equal(mka_model_load(f.engine, folder, NULL, &f.model, &error), MKA_IO);
+        f.model = NULL;
+        close_fixture(&f);
+    }
+}
+
 /* Two sessions of one model do not disturb each other, and a session cut back repeats itself. */
 static void sessions_are_apart(void **state) {
     (void)state;
@@ -279,13 +301,10 @@ static void cancelled_goes_on(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ways_agree),
-        cmocka_unit_test(threads_agree),
-        cmocka_unit_test(levels_agree),
-        cmocka_unit_test(first_level_router_is_plain),
-        cmocka_unit_test(sessions_are_apart),
-        cmocka_unit_test(score_equals_logits),
-        cmocka_unit_test(bad_calls_are_refused),
+        cmocka_unit_test(ways_agree),          cmocka_unit_test(threads_agree),
+        cmocka_unit_test(levels_agree),        cmocka_unit_test(first_level_router_is_plain),
+        cmocka_unit_test(folder_is_the_same),  cmocka_unit_test(sessions_are_apart),
+        cmocka_unit_test(score_equals_logits), cmocka_unit_test(bad_calls_are_refused),
         cmocka_unit_test(cancelled_goes_on),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
