@@ -13,9 +13,10 @@
 
 #include "multiply.h"
 
-#define TILE 64
-#define UNIT 8
-#define FEW  8 /* rows up to which W is used as it is stored; measured: unpacking for sgemm pays from about here */
+#define TILE    64
+#define UNIT    8
+#define FEW     8 /* rows up to which W is used as it is stored; measured: unpacking for sgemm pays from about here */
+#define MOST_Q8 4 /* the same where there are bf16 units: they pay from about 12 rows, but are more exact */
 
 typedef struct call {
     mka_ops *ops;
@@ -207,9 +208,9 @@ void mka_cpu_chain(mka_ops *ops, int count, const mka_step *steps) {
 
 /* How many of the products can go together: those on bf16 units when they share x, and the others. */
 static int run_length(const mka_ops *ops, int n, int count, const mka_product *p, int *bf16) {
-    *bf16 = n > FEW && mka_multiply_has_bf16(ops, p->w);
+    *bf16 = n > MOST_Q8 && mka_multiply_has_bf16(ops, p->w);
     for (int i = 1; i < count; i++) {
-        if ((n > FEW && mka_multiply_has_bf16(ops, p[i].w)) != *bf16) return i;
+        if ((n > MOST_Q8 && mka_multiply_has_bf16(ops, p[i].w)) != *bf16) return i;
         if (*bf16 && (p[i].x != p->x || p[i].ldx != p->ldx || p[i].w->cols != p->w->cols)) return i;
     }
     return count;
