@@ -23,8 +23,8 @@ typedef struct mka_session_options {
     int chunk;         /* tokens that prefill takes at once; 0: 512 */
     mka_type key_type; /* of the cache: MKA_F32, MKA_F16 (default), MKA_BF16, MKA_Q8_0 or MKA_Q4_0 */
     mka_type value_type;
-    int exact;        /* 1: activations stay float32 in every product. 0 (default): products with quantised weights
-                         quantise them to 8 bits in blocks of 32 when few tokens are evaluated */
+    int exact; /* 1: activations stay float32 in every product. 0 (default): products with quantised weights round them, to 8 bits
+                  in blocks of 32 for a few tokens, and to bf16 for more where the CPU multiplies that fastest */
     mka_mla_form mla; /* how latent attention is computed; no effect on other models */
 } mka_session_options;
 
