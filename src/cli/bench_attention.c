@@ -51,9 +51,14 @@ static void random_floats(uint64_t *state, size_t n, float *x) {
     *state = s;
 }
 
+/* Sizes of in.k and in.v: heads, tokens, width. Files of the reference have a batch of one before them. */
+static int64_t recorded_size(const mka_tensor *t, int dimension) {
+    return t->shape[t->rank - 3 + dimension];
+}
+
 /* Tokens first.. of a recorded [kv_heads][tokens][head_dim], which repeats itself beyond its end. */
 static void recorded(const mka_tensor *t, int kv_heads, int dim, int first, int n, float *x) {
-    int64_t tokens = t->shape[1];
+    int64_t tokens = recorded_size(t, 1);
     for (int i = 0; i < n; i++)
         for (int h = 0; h < kv_heads; h++)
             memcpy(x + ((size_t)i * (size_t)kv_heads + (size_t)h) * (size_t)dim,
@@ -323,7 +328,7 @@ static void print_all(run *r) {
 static int find_recorded(run *r, const char *path, const char *name, const mka_tensor **tensor) {
     const mka_tensor *t = *tensor = mka_file_find(r->file, name);
     if (t == NULL) return mka_cli_error("%s: tensor %s is missing", path, name);
-    if (t->type != MKA_F32 || t->rank != 3 || t->shape[1] < 1)
+    if (t->type != MKA_F32 || t->rank < 3 || (t->rank == 4 && t->shape[0] != 1) || recorded_size(t, 1) < 1)
         return mka_cli_error("%s: tensor %s is not float32 [kv_heads][tokens][head_dim]", path, name);
     return 0;
 }
@@ -342,11 +347,11 @@ static int check_recorded(const run *r) {
     for (int i = 0; r->file != NULL && i < r->store_count; i++) {
         const store *s = &r->stores[i];
         if (s->variant == MKA_CLI_MLA) return mka_cli_usage("bench attention", "--kv FILE: mla has no keys and values of heads");
-        if (r->keys->shape[0] != s->kv_heads || r->keys->shape[2] != s->head_dim || r->values->shape[0] != s->kv_heads ||
-            r->values->shape[2] != s->head_dim)
+        if (recorded_size(r->keys, 0) != s->kv_heads || recorded_size(r->keys, 2) != s->head_dim ||
+            recorded_size(r->values, 0) != s->kv_heads || recorded_size(r->values, 2) != s->head_dim)
             return mka_cli_error("%s: %lld key/value heads of width %lld; the rows ask for %d of %d (--kv-heads, --head-dim)",
-                                 r->bench.cli->options.kv, (long long)r->keys->shape[0], (long long)r->keys->shape[2],
-                                 s->kv_heads, s->head_dim);
+                                 r->bench.cli->options.kv, (long long)recorded_size(r->keys, 0),
+                                 (long long)recorded_size(r->keys, 2), s->kv_heads, s->head_dim);
     }
     return 0;
 }
