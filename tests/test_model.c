@@ -189,6 +189,7 @@ static void folder_is_the_same(void **state) {
         logits_of(&f, NULL, 32, MKA_MLA_AUTO, got);
         assert_memory_equal(want, got, (size_t)f.vocabulary * sizeof(float));
         reference_folder_remove(folder);
+        mka_model_destroy(f.model);
         assert_int_equal(mka_model_load(f.engine, folder, NULL, &f.model, &error), MKA_IO);
         f.model = NULL;
         close_fixture(&f);
