@@ -8,7 +8,7 @@
  * AHEAD bytes before it is needed. R is a constant 1..V_CACHE_ROWS; more rows are cut into passes of nearly equal size. */
 #include "tmpl/vec.h"
 
-enum { NV = MKA_HALF / VW, AHEAD = 8192, SPAN = 256 /* tokens whose weights are scaled at once */ };
+enum { NV = MKA_HALF / VW, AHEAD = 8192, CHAIN = 8, SPAN = 256 /* tokens whose weights are scaled at once */ };
 
 V_INLINE void ask(const char *p) {
     __builtin_prefetch(p + AHEAD, 0, 2);
@@ -54,7 +54,18 @@ typedef struct {
     ptrdiff_t half, scale; /* bytes of a half's data, and from the first half to its scales */
 } key_view;
 
-/* Rows of R queries against halves first.. of one tile. */
+/* Adds the sums so far to what stands in the scores, and begins them anew. */
+V_INLINE void score_flush(int R, int V, int begun, vf acc[V_CACHE_ROWS][V_HALVES * NV], float *s, int lds) {
+    for (int i = 0; i < R; i++)
+        for (int v = 0; v < V; v++) {
+            float *p = s + (ptrdiff_t)i * lds + v * VW;
+            v_store(p, begun ? v_add(v_load(p), acc[i][v]) : acc[i][v]);
+            acc[i][v] = v_zero();
+        }
+}
+
+/* Rows of R queries against halves first.. of one tile. F32 keys are summed CHAIN numbers at a time: one chain over all of d
+ * loses digits that sharp scores, which are large sums of large products, need. Stored types have lost more before. */
 V_INLINE void score_rows(int R, int H, const key_view *view, int d, const float *q, const char *tile, int first, float factor,
                          float *s, int lds) {
     vf acc[V_CACHE_ROWS][V_HALVES * NV], group[V_HALVES * NV];
@@ -63,7 +74,12 @@ V_INLINE void score_rows(int R, int H, const key_view *view, int d, const float 
     const char *line = tile + first * view->half;
     const char *scales = tile + view->scale + (ptrdiff_t)first * (mka_pad(d, MKA_KEY_GROUP) / MKA_KEY_GROUP) * MKA_HALF * 2;
     for (int v = 0; v < H * NV; v++) group[v] = v_zero();
+    int whole = view->unit == 1 && view->line == 64, begun = 0; /* F32 */
     for (int e = 0; e < d; e += view->unit, line += view->line) {
+        if (whole && e > 0 && e % CHAIN == 0) {
+            score_flush(R, H * NV, begun, acc, s, lds);
+            begun = 1;
+        }
         if (view->scaled && e % MKA_KEY_GROUP == 0)
             for (int v = 0; v < H * NV; v++)
                 group[v] = v_load_f16(
@@ -85,7 +101,10 @@ V_INLINE void score_rows(int R, int H, const key_view *view, int d, const float 
         }
     }
     for (int i = 0; i < R; i++)
-        for (int v = 0; v < H * NV; v++) v_store(s + (ptrdiff_t)i * lds + v * VW, v_mul(v_set(factor), acc[i][v]));
+        for (int v = 0; v < H * NV; v++) {
+            float *p = s + (ptrdiff_t)i * lds + v * VW;
+            v_store(p, v_mul(v_set(factor), begun ? v_add(v_load(p), acc[i][v]) : acc[i][v]));
+        }
 }
 
 V_INLINE void score_tiles(int R, const key_view *view, int d, int n, const float *q, const char *keys, ptrdiff_t bytes,
