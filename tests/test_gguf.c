@@ -6,8 +6,9 @@
 
 #include <cmocka.h>
 
-#include "bytes.h"
+#define READER_NAME "f.gguf" /* for reader.h */
 #include "format/file.h"
+#include "reader.h"
 
 /* Value types of the format. */
 enum { U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 };
@@ -68,27 +69,6 @@ static void put_good(struct bytes *b, unsigned version) {
     put_data(b, 32, 64 + 68);
 }
 
-/* Opens a heap block of exactly size bytes, so that a sanitizer sees a read past its end. */
-static mka_status open_bytes(const struct bytes *b, size_t size, mka_file **file, mka_error *error, void **copy) {
-    *copy = malloc(size ? size : 1);
-    assert_non_null(*copy);
-    memcpy(*copy, b->data, size);
-    return mka_file_open_memory(*copy, size, "f.gguf", file, error);
-}
-
-static void expect_fail(const struct bytes *b, mka_status status, const char *text) {
-    mka_file *file;
-    mka_error error;
-    void *copy;
-    mka_status got = open_bytes(b, b->size, &file, &error, &copy);
-    if (got != status || !strstr(error.message, text))
-        print_error("%d: %s\n  expected %d: %s\n", got, error.message, status, text);
-    assert_int_equal(got, status);
-    assert_non_null(strstr(error.message, text));
-    assert_null(file);
-    free(copy);
-}
-
 static mka_file *expect_open(const struct bytes *b, void **copy) {
     mka_file *file;
     mka_error error;
@@ -143,7 +123,7 @@ static void refuses_every_prefix(void **state) {
         free(copy);
     }
     b.size--;
-    expect_fail(&b, MKA_BAD_FILE, "f.gguf: tensor b ends at byte 356 but the file has 355 (truncated download?)");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "f.gguf: tensor b ends at byte 356 but the file has 355 (truncated download?)");
 }
 
 /* Whatever one byte is changed to, opening ends, and what opens can be walked (a sanitizer watches). */
@@ -282,15 +262,15 @@ static void refuses_foreign_heads(void **state) {
                     {0x03000000, MKA_UNSUPPORTED, "big-endian"}};
     for (size_t i = 0; i < 4; i++) {
         put_good(&b, versions[i].version);
-        expect_fail(&b, versions[i].status, versions[i].text);
+        expect_bytes_fail(&b, versions[i].status, versions[i].text);
     }
     put_good(&b, 3);
     b.data[3] = 'X';
-    expect_fail(&b, MKA_BAD_FILE, "f.gguf: neither a GGUF nor a safetensors file");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "f.gguf: neither a GGUF nor a safetensors file");
     b.size = 0;
-    expect_fail(&b, MKA_BAD_FILE, "empty");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "empty");
     put_text(&b, "version https://git-lfs.github.com/spec/v1\n");
-    expect_fail(&b, MKA_BAD_FILE, "Git LFS pointer");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "Git LFS pointer");
 }
 
 /* Counts and lengths that the rest of the file cannot hold are refused before anything is allocated for them. */
@@ -302,25 +282,25 @@ static void refuses_absurd_counts(void **state) {
         INT64_MAX, (uint64_t)1 << 63, UINT64_MAX - 7, UINT64_MAX};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         put_head(&b, 3, counts[i], 0);
-        expect_fail(&b, MKA_BAD_FILE, "tensors are more than the file holds");
+        expect_bytes_fail(&b, MKA_BAD_FILE, "tensors are more than the file holds");
         put_head(&b, 3, 0, counts[i]);
-        expect_fail(&b, MKA_BAD_FILE, "metadata entries are more than the file holds");
+        expect_bytes_fail(&b, MKA_BAD_FILE, "metadata entries are more than the file holds");
         put_head(&b, 3, 0, 1);
         put_number(&b, counts[i], 8);
         put_zeros(&b, 20);
-        expect_fail(&b, MKA_BAD_FILE, "within the metadata key");
+        expect_bytes_fail(&b, MKA_BAD_FILE, "within the metadata key");
         for (uint64_t type = U8; type <= F64; type++) {
             if (type == ARRAY) continue;
             put_head(&b, 3, 0, 1);
             put_array(&b, "list", type, counts[i]);
             put_zeros(&b, 64);
-            expect_fail(&b, MKA_BAD_FILE, "list has ");
+            expect_bytes_fail(&b, MKA_BAD_FILE, "list has ");
         }
         put_head(&b, 3, 0, 1);
         put_key(&b, "text", STRING);
         put_number(&b, counts[i], 8);
         put_zeros(&b, 20);
-        expect_fail(&b, MKA_BAD_FILE, "within the bytes of a string of text");
+        expect_bytes_fail(&b, MKA_BAD_FILE, "within the bytes of a string of text");
     }
 }
 
@@ -329,22 +309,22 @@ static void refuses_bad_metadata(void **state) {
     struct bytes b;
     put_head(&b, 3, 0, 1);
     put_scalar(&b, "k", 13, 0, 8);
-    expect_fail(&b, MKA_BAD_FILE, "metadata k has the unknown type 13");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "metadata k has the unknown type 13");
     put_head(&b, 3, 0, 1);
     put_array(&b, "k", 13, 1);
     put_zeros(&b, 8);
-    expect_fail(&b, MKA_BAD_FILE, "k is an array of the unknown type 13");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "k is an array of the unknown type 13");
     put_head(&b, 3, 0, 1);
     put_array(&b, "k", ARRAY, 1);
     put_zeros(&b, 32);
-    expect_fail(&b, MKA_UNSUPPORTED, "k is an array of arrays");
+    expect_bytes_fail(&b, MKA_UNSUPPORTED, "k is an array of arrays");
     put_head(&b, 3, 0, 1);
     put_scalar(&b, "k", BOOL, 2, 1);
-    expect_fail(&b, MKA_BAD_FILE, "k is neither true nor false");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "k is neither true nor false");
     put_head(&b, 3, 0, 2);
     put_scalar(&b, "twin", U32, 1, 4);
     put_scalar(&b, "twin", U32, 2, 4);
-    expect_fail(&b, MKA_BAD_FILE, "metadata key twin occurs twice");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "metadata key twin occurs twice");
 }
 
 static void refuses_names_that_are_not_text(void **state) {
@@ -355,18 +335,18 @@ static void refuses_names_that_are_not_text(void **state) {
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         put_head(&b, 3, 0, 1);
         put_scalar(&b, names[i], U32, 1, 4);
-        expect_fail(&b, MKA_BAD_FILE, "metadata key 0 is empty, too long or not valid UTF-8");
+        expect_bytes_fail(&b, MKA_BAD_FILE, "metadata key 0 is empty, too long or not valid UTF-8");
         put_head(&b, 3, 1, 0);
         put_tensor(&b, names[i], 1, (const uint64_t[]){4}, MKA_F32, 0);
         put_data(&b, 32, 16);
-        expect_fail(&b, MKA_BAD_FILE, "tensor name 0 is empty, too long or not valid UTF-8");
+        expect_bytes_fail(&b, MKA_BAD_FILE, "tensor name 0 is empty, too long or not valid UTF-8");
     }
     put_head(&b, 3, 0, 1);
     put_number(&b, 3, 8);
     put(&b, "a\0b", 3);
     put_number(&b, U32, 4);
     put_number(&b, 1, 4);
-    expect_fail(&b, MKA_BAD_FILE, "metadata key 0");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "metadata key 0");
 }
 
 static void put_one(struct bytes *b, unsigned rank, const uint64_t *sizes, uint64_t type, uint64_t offset) {
@@ -381,23 +361,23 @@ static void refuses_bad_shapes(void **state) {
     static const uint64_t ones[8] = {1, 1, 1, 1, 1, 1, 1, 1}, zero[] = {4, 0}, huge[] = {4, UINT64_MAX};
     static const uint64_t wide[] = {(uint64_t)1 << 62}, product[] = {(uint64_t)1 << 32, (uint64_t)1 << 32, (uint64_t)1 << 32, 2};
     put_one(&b, 5, ones, MKA_F32, 0);
-    expect_fail(&b, MKA_BAD_FILE, "tensor w has 5 dimensions");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "tensor w has 5 dimensions");
     put_one(&b, UINT32_MAX, ones, MKA_F32, 0);
-    expect_fail(&b, MKA_BAD_FILE, "tensor w has 4294967295 dimensions");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "tensor w has 4294967295 dimensions");
     put_one(&b, 2, zero, MKA_F32, 0);
-    expect_fail(&b, MKA_BAD_FILE, "tensor w has a dimension of 0");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "tensor w has a dimension of 0");
     put_one(&b, 2, huge, MKA_F32, 0);
-    expect_fail(&b, MKA_BAD_FILE, "tensor w has a dimension of 18446744073709551615");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "tensor w has a dimension of 18446744073709551615");
     put_one(&b, 1, wide, MKA_F32, 0);
-    expect_fail(&b, MKA_BAD_FILE, "tensor w has a shape beyond all memory");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "tensor w has a shape beyond all memory");
     put_one(&b, 4, product, MKA_F32, 0);
-    expect_fail(&b, MKA_BAD_FILE, "tensor w has a shape beyond all memory");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "tensor w has a shape beyond all memory");
     put_one(&b, 1, (const uint64_t[]){33}, MKA_Q4_0, 0);
-    expect_fail(&b, MKA_BAD_FILE, "tensor w has rows of 33 elements, not whole blocks of 32 as q4_0 needs");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "tensor w has rows of 33 elements, not whole blocks of 32 as q4_0 needs");
     put_one(&b, 0, NULL, MKA_Q4_0, 0);
-    expect_fail(&b, MKA_BAD_FILE, "tensor w has rows of 1 elements");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "tensor w has rows of 1 elements");
     put_one(&b, 1, (const uint64_t[]){17}, MKA_F32, 0);
-    expect_fail(&b, MKA_BAD_FILE, "tensor w ends at byte 132 but the file has 128");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "tensor w ends at byte 132 but the file has 128");
 }
 
 static void refuses_bad_places(void **state) {
@@ -405,16 +385,16 @@ static void refuses_bad_places(void **state) {
     struct bytes b;
     static const uint64_t four[] = {4};
     put_one(&b, 1, four, MKA_F32, 1);
-    expect_fail(&b, MKA_BAD_FILE, "tensor w is at offset 1, which is not a multiple of 32");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "tensor w is at offset 1, which is not a multiple of 32");
     put_one(&b, 1, four, MKA_F32, 64);
-    expect_fail(&b, MKA_BAD_FILE, "tensor w ends at byte 144 but the file has 128");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "tensor w ends at byte 144 but the file has 128");
     put_one(&b, 1, four, MKA_F32, UINT64_MAX - 31);
-    expect_fail(&b, MKA_BAD_FILE, "tensor w has an offset beyond all memory");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "tensor w has an offset beyond all memory");
     put_head(&b, 3, 2, 0);
     put_tensor(&b, "w", 1, four, MKA_F32, 0);
     put_tensor(&b, "w", 1, four, MKA_F32, 32);
     put_data(&b, 32, 64);
-    expect_fail(&b, MKA_BAD_FILE, "tensor w occurs twice");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "tensor w occurs twice");
 }
 
 static void names_unknown_types(void **state) {
@@ -423,11 +403,11 @@ static void names_unknown_types(void **state) {
     void *copy;
     static const uint64_t row[] = {256};
     put_one(&b, 1, row, 16, 0);
-    expect_fail(&b, MKA_UNSUPPORTED, "tensor w has type 16 (iq2_xxs), which this version does not read");
+    expect_bytes_fail(&b, MKA_UNSUPPORTED, "tensor w has type 16 (iq2_xxs), which this version does not read");
     put_one(&b, 1, row, 31, 0);
-    expect_fail(&b, MKA_UNSUPPORTED, "type 31 (unknown)");
+    expect_bytes_fail(&b, MKA_UNSUPPORTED, "type 31 (unknown)");
     put_one(&b, 1, row, UINT32_MAX, 0);
-    expect_fail(&b, MKA_UNSUPPORTED, "type 4294967295 (unknown)");
+    expect_bytes_fail(&b, MKA_UNSUPPORTED, "type 4294967295 (unknown)");
     static const mka_type odd[] = {MKA_I8, MKA_I16, MKA_I32, MKA_I64, MKA_F64}; /* read, though nothing computes with them */
     for (size_t i = 0; i < 5; i++) {
         put_one(&b, 1, (const uint64_t[]){8}, odd[i], 0);
@@ -454,12 +434,12 @@ static void obeys_alignment(void **state) {
         free(copy);
         put_head(&b, 3, 0, 1);
         put_scalar(&b, "general.alignment", U32, bad[i], 4);
-        expect_fail(&b, MKA_BAD_FILE, "expected a power of two");
+        expect_bytes_fail(&b, MKA_BAD_FILE, "expected a power of two");
     }
     put_head(&b, 3, 0, 1);
     put_key(&b, "general.alignment", STRING);
     put_string(&b, "32");
-    expect_fail(&b, MKA_BAD_FILE, "general.alignment is not a whole number");
+    expect_bytes_fail(&b, MKA_BAD_FILE, "general.alignment is not a whole number");
 }
 
 /* ---- files ---- */
