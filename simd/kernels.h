@@ -11,6 +11,7 @@
 #include "cache.h"
 #include "peaks.h"
 #include "quant.h"
+#include "rows.h"
 
 /* sum_i a[i] b[i]. Differs from scalar by at most n/16 + 4 roundings of sum |a b|. */
 typedef float mka_dot_fn(int n, const float *a, const float *b);
@@ -95,6 +96,25 @@ typedef void mka_gemv_f32_fn(int rows, int n, const void *w, size_t row_bytes, c
 typedef void mka_pack_bf16_fn(int rows, int k, const float *w, int ldw, void *panel);
 typedef void mka_gemm_bf16_fn(int n, int rows, int k, const uint16_t *x, int ldx, const void *panel, int more, float *y, int ldy);
 
+/* Recall. Scores and sums over single rows (rows.h) that lie anywhere; rows are 2-byte aligned, n >= 0.
+ *
+ *   rows_score   s[i][t] = scale * q_i . row_t        q [r][d] dense; s [r] rows lds floats apart, nothing beyond n written
+ *   rows_mix     acc_i += sum_t s[i][t] row_t         acc [r][d] dense
+ *
+ * Products and sums in float32: off by d/8 + 8 roundings of scale sum |q k|, and n + 4 of sum |s v|. */
+typedef void mka_rows_score_fn(int r, int d, int n, const float *q, const void *const *rows, float scale, float *s, int lds);
+typedef void mka_rows_mix_fn(int r, int d, int n, const float *s, int lds, const void *const *rows, float *acc);
+
+/* Scan of one block of 64 keys' signs (rows.h) for r query rows, r <= 64.
+ *
+ * tables [lines][r][2][16], 0..MKA_SCAN_MOST each: entry v of the first is what low nibble v adds to the row's sum, of the second
+ * what high nibble v adds. The result is the set of wanted tokens, bit t for token t: those that any row wants. e [r][64] gets
+ * every token's weight, mass [r][4] the sums of e over tokens 16 b..16 b + 15 that are not wanted. 2^x is taken with a relative
+ * error of 0.04 at most and is at most 2^126, 0 below 2^-125; a token that any row has as NaN is wanted. Levels may differ by
+ * rounding of the exponent (1e-5 of its magnitude + 1e-5), and so near the floor. block 64-byte aligned. */
+typedef uint64_t mka_scan_fn(int r, int d, const void *block, const uint8_t *tables, const mka_scan_row *rows, float *e,
+                             float *mass);
+
 /* One level's kernels. Entries that depend on a stored type are indexed by mka_type and NULL where the type has none:
  * score, mix: F32 F16 BF16 Q8_0 Q4_0 (as cache.h stores them). store: F32 F16 BF16. load: every weight type. gemv_q8: every
  * quantised type. gemv_f32: F32 F16 BF16. */
@@ -120,6 +140,9 @@ typedef struct mka_kernels {
     mka_gemv_f32_fn *gemv_f32[MKA_TYPE_LIMIT];
     mka_pack_bf16_fn *pack_bf16; /* NULL, as the next, where the level has no bf16 units */
     mka_gemm_bf16_fn *gemm_bf16;
+    mka_rows_score_fn *rows_score[MKA_TYPE_LIMIT]; /* F32 F16 BF16 Q8_0 Q4_0, as rows.h stores them */
+    mka_rows_mix_fn *rows_mix[MKA_TYPE_LIMIT];
+    mka_scan_fn *scan;
     mka_peaks peaks; /* not used by any operation: what they are held against */
 } mka_kernels;
 

@@ -8,5 +8,6 @@ void mka_scalar_fill_quant(mka_kernels *k);
 void mka_scalar_fill_float(mka_kernels *k);
 void mka_scalar_fill_typed(mka_kernels *k);
 void mka_scalar_fill_cache(mka_kernels *k);
+void mka_scalar_fill_recall(mka_kernels *k);
 
 #endif

@@ -140,5 +140,6 @@ void mka_scalar_fill(mka_kernels *k) {
     mka_scalar_fill_float(k);
     mka_scalar_fill_typed(k);
     mka_scalar_fill_cache(k);
+    mka_scalar_fill_recall(k);
     mka_scalar_fill_quant(k);
 }
