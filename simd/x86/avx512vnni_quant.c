@@ -9,19 +9,53 @@
 
 #include "tmpl/quant_scales.h"
 
-/* Rows that are worked on together: they share activations, and their chains of additions overlap. */
-enum { ROWS = 8 };
+/* Memory gives the most to a thread that reads it from one end to the other and asks for lines some way ahead: rows side by side
+ * got 60 to 85 % of that. So rows come one after the other, and what all of them need of the activations is made once for GROUP
+ * rows, CHUNK elements at a time so that it stays in the first-level cache. */
+enum { GROUP = 64, CHUNK = 5120, AHEAD = 8192 };
 
-#define ROW_BLOCK(type, r) ((const mka_block_##type *)(const void *)(w + (size_t)(r)*row_bytes))
+typedef struct {
+    qf2 acc, minima;
+} row_sum;
 
-#define ALL_ROWS(type)                                                                                                           \
+/* One type: make_##type makes what is needed of up to `width` activations, and one_##type adds that many elements of a row,
+ * blocks of `block`, to its sum. */
+#define GEMV(type, step, width, block, TOTAL)                                                                                    \
+    Q_INLINE row_sum row_##type(int blocks, const mka_block_##type *b, const step *s, row_sum t) {                               \
+        enum { EACH = (width) / (block) };                                                                                       \
+        for (; blocks >= EACH; blocks -= EACH, b += EACH, s++) {                                                                 \
+            ahead(b, EACH * sizeof *b);                                                                                          \
+            t = one_##type(EACH, b, s, t);                                                                                       \
+        }                                                                                                                        \
+        return blocks > 0 ? one_##type(blocks, b, s, t) : t;                                                                     \
+    }                                                                                                                            \
+    static void group_##type(int rows, int n, const char *w, size_t row_bytes, const mka_q8_row *x, float *y) {                  \
+        step steps[CHUNK / (width)];                                                                                             \
+        row_sum sums[GROUP];                                                                                                     \
+        for (int r = 0; r < rows; r++) sums[r].acc = sums[r].minima = _mm512_setzero_ps();                                       \
+        for (int first = 0; first < n; first += CHUNK, w += CHUNK / (block) * sizeof(mka_block_##type)) {                        \
+            int count = n - first < CHUNK ? n - first : CHUNK;                                                                   \
+            for (int i = 0; i < count; i += (width))                                                                             \
+                steps[i / (width)] = make_##type(x, (first + i) / 32, count - i < (width) ? (count - i) / 32 : (width) / 32);    \
+            for (int r = 0; r < rows; r++)                                                                                       \
+                sums[r] = row_##type(count / (block), (const void *)(w + (size_t)r * row_bytes), steps, sums[r]);                \
+        }                                                                                                                        \
+        for (int r = 0; r < rows; r++) y[r] = TOTAL(sums[r]);                                                                    \
+    }                                                                                                                            \
     static void gemv_##type(int rows, int n, const void *w, size_t row_bytes, const mka_q8_row *x, float *y) {                   \
-        const char *p = w;                                                                                                       \
-        int j = 0;                                                                                                               \
-        for (; j + ROWS <= rows; j += ROWS) rows_##type(ROWS, n, p + (size_t)j * row_bytes, row_bytes, x, y + j);                \
-        for (; j + 4 <= rows; j += 4) rows_##type(4, n, p + (size_t)j * row_bytes, row_bytes, x, y + j);                         \
-        for (; j < rows; j++) rows_##type(1, n, p + (size_t)j * row_bytes, row_bytes, x, y + j);                                 \
+        const char *from = w;                                                                                                    \
+        for (int r = 0; r < rows; r += GROUP)                                                                                    \
+            group_##type(rows - r < GROUP ? rows - r : GROUP, n, from + (size_t)r * row_bytes, row_bytes, x, y + r);             \
     }
+
+#define SUM(t)       total2((t).acc)
+#define SUM_PAIRS(t) total2(_mm512_fmadd_ps((t).minima, ODD_HALVES, (t).acc))
+#define ODD_HALVES   _mm512_castsi512_ps(_mm512_set1_epi64(0x3f00000000000000))
+
+/* Asks for about as many lines as `bytes` are; the hardware knows the few between them. */
+Q_INLINE void ahead(const void *p, size_t bytes) {
+    for (size_t i = 0; i + 32 < bytes; i += 64) _mm_prefetch((const char *)p + AHEAD + i, _MM_HINT_T0);
+}
 
 /* init + products of unsigned w and signed x, four added into each sum. */
 Q_INLINE q64 dot2(q64 init, q64 w, q64 x) {
@@ -45,16 +79,15 @@ Q_INLINE q64 table_above(q64 v) {
 /* What all rows need of four blocks' activations; where fewer are left, zeros stand for the others. */
 typedef struct {
     q64 low, high, init;
-    __m512 scale;     /* over each block's lane */
-    __m512 pair;      /* scale, and scale times the sum of the activations, in turn */
-    __mmask32 exists; /* words that lie within the first 64 bytes of the row's rest */
+    __m512 scale; /* over each block's lane */
+    __m512 pair;  /* scale, and scale times the sum of the activations, in turn */
 } quad;
 
 Q_INLINE __m512 lanes4(__m128 v) {
     return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3), _mm512_castps128_ps512(v));
 }
 
-Q_INLINE quad make_quad(const mka_q8_row *x, int i, int count, int offset, int block_words) {
+Q_INLINE quad make_quad(const mka_q8_row *x, int i, int count, int offset) {
     const int8_t *q = x->q + 32 * (size_t)i;
     __mmask16 a = count >= 2 ? 0xffff : 0x00ff, b = count >= 4 ? 0xffff : count == 3 ? 0x00ff : 0;
     __m512i first = _mm512_maskz_loadu_epi32(a, q), second = _mm512_maskz_loadu_epi32(b, q + 64);
@@ -65,8 +98,6 @@ Q_INLINE quad make_quad(const mka_q8_row *x, int i, int count, int offset, int b
     k.init = offset ? _mm512_add_epi32(minus_offset(offset, k.low), minus_offset(offset, k.high)) : _mm512_setzero_si512();
     k.scale = lanes4(scale);
     k.pair = _mm512_mask_mul_ps(k.scale, 0xaaaa, k.scale, lanes4(_mm_cvtepi32_ps(sums)));
-    int words = count * block_words;
-    k.exists = words >= 32 ? 0xffffffffu : (1u << words) - 1u;
     return k;
 }
 
@@ -82,13 +113,14 @@ Q_INLINE q64 lanes_of(const void *p, size_t size, int count) {
 
 /* The half float at the beginning of each block over its lane; those of `pairs`, this one and the next in turn. A fourth block
  * may begin beyond the 64 bytes of one load. */
-Q_INLINE __m512 halves_of(const void *p, int words, int pairs, int count, __mmask32 exists) {
+Q_INLINE __m512 halves_of(const void *p, int words, int pairs, int count) {
     const int step = pairs ? 1 : 0, far = 3 * words + step > 31 ? 0 : 3 * words;
     const __m512i index = _mm512_castsi256_si512(
         _mm256_setr_epi16(0, (short)step, 0, (short)step, (short)words, (short)(words + step), (short)words,
                           (short)(words + step), (short)(2 * words), (short)(2 * words + step), (short)(2 * words),
                           (short)(2 * words + step), (short)far, (short)(far + step), (short)far, (short)(far + step)));
-    __m256i h = _mm512_castsi512_si256(_mm512_permutexvar_epi16(index, _mm512_maskz_loadu_epi16(exists, p)));
+    __m256i h = _mm512_castsi512_si256(_mm512_permutexvar_epi16(
+        index, _mm512_maskz_loadu_epi16(count * words >= 32 ? UINT32_MAX : (1u << count * words) - 1u, p)));
     if (!far && count == 4) {
         int32_t last;
         memcpy(&last, (const char *)p + 6 * words, sizeof last);
@@ -113,51 +145,35 @@ Q_INLINE q64 fifth(const void *p, size_t size, int count, int half) {
 #define TABLE_HIGH(type)  table_above(high4(v))
 
 #define NIBBLE_SUM(type, FORM)                                                                                                   \
-    q_ahead(b, ROWS *row_bytes, 4 * sizeof *b);                                                                                  \
     q64 v = lanes_of(b->q, sizeof *b, count);                                                                                    \
-    __m512 sum = _mm512_cvtepi32_ps(dot2(dot2(k.init, FORM##_LOW(type), k.low), FORM##_HIGH(type), k.high));
-
-#define ROWS_OF_BLOCKS(type, STEP, TOTAL)                                                                                        \
-    Q_INLINE void rows_##type(int R, int n, const char *w, size_t row_bytes, const mka_q8_row *x, float *y) {                    \
-        qf2 acc[ROWS], minima[ROWS];                                                                                             \
-        int i = 0;                                                                                                               \
-        for (int r = 0; r < R; r++) acc[r] = minima[r] = _mm512_setzero_ps();                                                    \
-        for (; i + STEP <= n / 32; i += STEP) step_##type(R, STEP, i, w, row_bytes, x, acc, minima);                             \
-        if (i < n / 32) step_##type(R, n / 32 - i, i, w, row_bytes, x, acc, minima);                                             \
-        for (int r = 0; r < R; r++) y[r] = TOTAL;                                                                                \
-    }                                                                                                                            \
-    ALL_ROWS(type)
+    __m512 sum = _mm512_cvtepi32_ps(dot2(dot2(k->init, FORM##_LOW(type), k->low), FORM##_HIGH(type), k->high));
 
 /* d (q - OFFSET) */
 #define BLOCK_GEMV(type, FORM, OFFSET)                                                                                           \
-    Q_INLINE void step_##type(int R, int count, int i, const char *w, size_t row_bytes, const mka_q8_row *x, qf2 *acc,           \
-                              qf2 *minima) {                                                                                     \
-        quad k = make_quad(x, i, count, OFFSET, sizeof(mka_block_##type) / 2);                                                   \
-        (void)minima;                                                                                                            \
-        for (int r = 0; r < R; r++) {                                                                                            \
-            const mka_block_##type *b = ROW_BLOCK(type, r) + i;                                                                  \
-            NIBBLE_SUM(type, FORM)                                                                                               \
-            __m512 d = halves_of(b, sizeof *b / 2, 0, count, k.exists);                                                          \
-            acc[r] = _mm512_fmadd_ps(sum, _mm512_mul_ps(d, k.scale), acc[r]);                                                    \
-        }                                                                                                                        \
+    Q_INLINE quad make_##type(const mka_q8_row *x, int i, int count) {                                                           \
+        return make_quad(x, i, count, OFFSET);                                                                                   \
     }                                                                                                                            \
-    ROWS_OF_BLOCKS(type, 4, total2(acc[r]))
+    Q_INLINE row_sum one_##type(int count, const mka_block_##type *b, const quad *k, row_sum t) {                                \
+        NIBBLE_SUM(type, FORM)                                                                                                   \
+        __m512 d = halves_of(b, sizeof *b / 2, 0, count);                                                                        \
+        t.acc = _mm512_fmadd_ps(sum, _mm512_mul_ps(d, k->scale), t.acc);                                                         \
+        return t;                                                                                                                \
+    }                                                                                                                            \
+    GEMV(type, quad, 128, 32, SUM)
 
 /* d q + m: minima collects each block's minimum twice, in odd lanes. */
 #define BLOCK_GEMV_MIN(type, FORM)                                                                                               \
-    Q_INLINE void step_##type(int R, int count, int i, const char *w, size_t row_bytes, const mka_q8_row *x, qf2 *acc,           \
-                              qf2 *minima) {                                                                                     \
-        quad k = make_quad(x, i, count, 0, sizeof(mka_block_##type) / 2);                                                        \
-        for (int r = 0; r < R; r++) {                                                                                            \
-            const mka_block_##type *b = ROW_BLOCK(type, r) + i;                                                                  \
-            NIBBLE_SUM(type, FORM)                                                                                               \
-            __m512 both = _mm512_mul_ps(halves_of(b, sizeof *b / 2, 1, count, k.exists), k.pair);                                \
-            minima[r] = _mm512_add_ps(minima[r], both);                                                                          \
-            acc[r] = _mm512_fmadd_ps(sum, _mm512_moveldup_ps(both), acc[r]);                                                     \
-        }                                                                                                                        \
+    Q_INLINE quad make_##type(const mka_q8_row *x, int i, int count) {                                                           \
+        return make_quad(x, i, count, 0);                                                                                        \
     }                                                                                                                            \
-    ROWS_OF_BLOCKS(type, 4, total2(_mm512_fmadd_ps(minima[r], ODD_HALVES, acc[r])))
-#define ODD_HALVES _mm512_castsi512_ps(_mm512_set1_epi64(0x3f00000000000000))
+    Q_INLINE row_sum one_##type(int count, const mka_block_##type *b, const quad *k, row_sum t) {                                \
+        NIBBLE_SUM(type, FORM)                                                                                                   \
+        __m512 both = _mm512_mul_ps(halves_of(b, sizeof *b / 2, 1, count), k->pair);                                             \
+        t.minima = _mm512_add_ps(t.minima, both);                                                                                \
+        t.acc = _mm512_fmadd_ps(sum, _mm512_moveldup_ps(both), t.acc);                                                           \
+        return t;                                                                                                                \
+    }                                                                                                                            \
+    GEMV(type, quad, 128, 32, SUM_PAIRS)
 
 BLOCK_GEMV(q4_0, NIBBLE, 8)
 BLOCK_GEMV_MIN(q4_1, NIBBLE)
@@ -166,22 +182,26 @@ BLOCK_GEMV_MIN(q5_1, FIVE)
 BLOCK_GEMV(iq4_nl, TABLE, 128)
 
 /* Bytes, two blocks at a time, each over its half. */
-Q_INLINE void step_q8_0(int R, int count, int i, const char *w, size_t row_bytes, const mka_q8_row *x, qf2 *acc, qf2 *minima) {
-    q64 q = activations2(x, i, count), init = minus_offset(128, q);
-    __m512 scale = floats2(x->scale[i], count == 2 ? x->scale[i + 1] : 0);
-    const __m512i index = _mm512_castsi256_si512(_mm256_setr_epi16(0, 0, 0, 0, 0, 0, 0, 0, 17, 17, 17, 17, 17, 17, 17, 17));
-    (void)minima;
-    for (int r = 0; r < R; r++) {
-        const mka_block_q8_0 *a = ROW_BLOCK(q8_0, r) + i, *b = a + count - 1;
-        q_ahead(a, ROWS * row_bytes, 2 * sizeof *a);
-        q64 v = _mm512_xor_si512(bytes2(a->q, b->q), _mm512_set1_epi8((char)128));
-        __m512 sum = _mm512_cvtepi32_ps(dot2(init, v, q));
-        __m512i row = _mm512_maskz_loadu_epi16(count == 2 ? 0xffffffffu : 1u, a);
-        __m512 d = _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutexvar_epi16(index, row)));
-        acc[r] = _mm512_fmadd_ps(sum, _mm512_mul_ps(d, scale), acc[r]);
-    }
+typedef struct {
+    q64 q, init;
+    __m512 scale;
+} two;
+
+Q_INLINE two make_q8_0(const mka_q8_row *x, int i, int count) {
+    q64 q = activations2(x, i, count);
+    return (two){q, minus_offset(128, q), floats2(x->scale[i], count == 2 ? x->scale[i + 1] : 0)};
 }
-ROWS_OF_BLOCKS(q8_0, 2, total2(acc[r]))
+Q_INLINE row_sum one_q8_0(int count, const mka_block_q8_0 *a, const two *k, row_sum t) {
+    const mka_block_q8_0 *b = a + count - 1;
+    const __m512i index = _mm512_castsi256_si512(_mm256_setr_epi16(0, 0, 0, 0, 0, 0, 0, 0, 17, 17, 17, 17, 17, 17, 17, 17));
+    q64 v = _mm512_xor_si512(bytes2(a->q, b->q), _mm512_set1_epi8((char)128));
+    __m512 sum = _mm512_cvtepi32_ps(dot2(k->init, v, k->q));
+    __m512i row = _mm512_maskz_loadu_epi16(count == 2 ? 0xffffffffu : 1u, a);
+    __m512 d = _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutexvar_epi16(index, row)));
+    t.acc = _mm512_fmadd_ps(sum, _mm512_mul_ps(d, k->scale), t.acc);
+    return t;
+}
+GEMV(q8_0, two, 64, 32, SUM)
 
 /* ---- super-blocks: four registers of two sub-blocks each, in an order ORDER(j, half) of the type ---- */
 
@@ -196,40 +216,43 @@ Q_INLINE __m512 spread_scales(__m512 scales, int a, int b) {
                                  scales);
 }
 
+typedef struct {
+    q64 q[4], init[4];
+    __m512 x_scale;
+    float scale[8]; /* of the eight blocks of activations, each once */
+    int16_t sums[16];
+} super;
+
 #define SUPER_GEMV(type, WEIGHTS, ORDER, OFFSET, MINS)                                                                           \
-    Q_INLINE void rows_##type(int R, int n, const char *w, size_t row_bytes, const mka_q8_row *x, float *y) {                    \
-        qf2 acc[ROWS];                                                                                                           \
-        for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_ps();                                                                \
-        for (int i = 0; i < n / 256; i++) {                                                                                      \
-            const float *xs = x->scale + 8 * (size_t)i;                                                                          \
-            const int16_t *sums = x->sum + 16 * (size_t)i;                                                                       \
-            q64 q[4], init[4];                                                                                                   \
-            const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);                             \
-            __m512 x_scale = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_loadu_ps(xs)));                          \
-            (void)sums;                                                                                                          \
-            Q_UNROLL8 for (int j = 0; j < 4; j++) {                                                                              \
-                const int8_t *at = x->q + 256 * (size_t)i;                                                                       \
-                q[j] = bytes2(at + 32 * ORDER(j, 0), at + 32 * ORDER(j, 1));                                                     \
-                init[j] = minus_offset(OFFSET, q[j]);                                                                            \
-            }                                                                                                                    \
-            for (int r = 0; r < R; r++) {                                                                                        \
-                const mka_block_##type *b = ROW_BLOCK(type, r) + i;                                                              \
-                q_ahead(b, ROWS *row_bytes, sizeof *b);                                                                          \
-                __m512 scales = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(scales_##type(b))), x_scale);              \
-                qf2 whole = _mm512_setzero_ps();                                                                                 \
-                Q_UNROLL8 for (int j = 0; j < 4; j++) {                                                                          \
-                    __m512 sum = _mm512_cvtepi32_ps(dot2(init[j], WEIGHTS, q[j]));                                               \
-                    whole = _mm512_fmadd_ps(sum, spread_scales(scales, ORDER(j, 0), ORDER(j, 1)), whole);                        \
-                }                                                                                                                \
-                acc[r] = _mm512_fmadd_ps(whole, _mm512_set1_ps(f16_to_f32_fast(&b->d)), acc[r]);                                 \
-                MINS(type)                                                                                                       \
-            }                                                                                                                    \
+    Q_INLINE super make_##type(const mka_q8_row *x, int i, int count) {                                                          \
+        const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);                                 \
+        super k;                                                                                                                 \
+        (void)count;                                                                                                             \
+        memcpy(k.scale, x->scale + i, sizeof k.scale);                                                                           \
+        memcpy(k.sums, x->sum + 2 * (size_t)i, sizeof k.sums);                                                                   \
+        k.x_scale = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(_mm256_loadu_ps(k.scale)));                              \
+        Q_UNROLL8 for (int j = 0; j < 4; j++) {                                                                                  \
+            const int8_t *at = x->q + 32 * (size_t)i;                                                                            \
+            k.q[j] = bytes2(at + 32 * ORDER(j, 0), at + 32 * ORDER(j, 1));                                                       \
+            k.init[j] = minus_offset(OFFSET, k.q[j]);                                                                            \
         }                                                                                                                        \
-        for (int r = 0; r < R; r++) y[r] = total2(acc[r]);                                                                       \
+        return k;                                                                                                                \
     }                                                                                                                            \
-    ALL_ROWS(type)
+    Q_INLINE row_sum one_##type(int count, const mka_block_##type *b, const super *k, row_sum t) {                               \
+        __m512 scales = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(scales_##type(b))), k->x_scale);                   \
+        qf2 whole = _mm512_setzero_ps();                                                                                         \
+        (void)count;                                                                                                             \
+        Q_UNROLL8 for (int j = 0; j < 4; j++) {                                                                                  \
+            __m512 sum = _mm512_cvtepi32_ps(dot2(k->init[j], WEIGHTS, k->q[j]));                                                 \
+            whole = _mm512_fmadd_ps(sum, spread_scales(scales, ORDER(j, 0), ORDER(j, 1)), whole);                                \
+        }                                                                                                                        \
+        t.acc = _mm512_fmadd_ps(whole, _mm512_set1_ps(f16_to_f32_fast(&b->d)), t.acc);                                           \
+        MINS(type)                                                                                                               \
+        return t;                                                                                                                \
+    }                                                                                                                            \
+    GEMV(type, super, 256, 256, SUM)
 #define NO_MINS(type)
-#define WITH_MINS(type) acc[r] = min_mac2(acc[r], mins_##type(b), sums, xs, -f16_to_f32_fast(&b->dmin));
+#define WITH_MINS(type) t.acc = min_mac2(t.acc, mins_##type(b), k->sums, k->scale, -f16_to_f32_fast(&b->dmin));
 
 /* Nibbles of 64 bytes, low ones for even j. */
 Q_INLINE q64 split64(const void *p, int j) {
