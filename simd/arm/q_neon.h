@@ -33,10 +33,12 @@ Q_INLINE float f16_to_f32_fast(const void *p) {
     return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(load_u16(p)))), 0);
 }
 
-/* Asks for what the next group of rows will read here: the streams of a group are too short for the hardware to catch on. */
+/* Asks for what comes `distance` bytes later: the streams of a few rows are too short for the hardware to catch on. */
 Q_INLINE void q_ahead(const void *p, size_t distance, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + distance + i);
 }
+
+#define Q_ROWS_DENSE 4 /* see tmpl/quant.h */
 
 Q_INLINE q32 q_load(const void *p) {
     const uint8_t *bytes = p;

@@ -1,7 +1,8 @@
 /* quant - the kernels of the quantised types, 32 weights at a time, for an instruction set whose header was included before
  * and defines, all of them static:
  *
- *   q_ahead(p, distance, bytes)     asks for memory that the next group of rows reads
+ *   q_ahead(p, distance, bytes)     asks for memory that comes later
+ *   Q_ROWS_DENSE                    rows that are worked on together where unpacking is short for the bytes that it takes
  *   q32     32 bytes: weights (unsigned, or signed for tables and q8_0) or activations (signed, never -128)
  *     q_load(p)  q_nibbles(p)        32 bytes; 16 bytes as 16 low nibbles and then 16 high ones
  *     q_field(v, shift, mask)        (v >> shift) & mask in each byte          q_left(v, k), k such that no bit is lost
@@ -24,7 +25,8 @@
  * product for all rows of a group. Minima use the activations' sums. */
 #include "tmpl/quant_scales.h"
 
-/* Rows that are worked on together: they share activations, and their chains of additions overlap. */
+/* Rows that are worked on together: they share activations, and their chains of additions overlap. Memory gives more to a thread
+ * that reads one row after the other, which pays for types that are bound by memory. */
 enum { ROWS = 4 };
 
 /* ---- what the bits stand for; scalar/unpack.h tells the same in words ---- */
@@ -54,8 +56,9 @@ SUPER_UNPACK(iq4_xs, q_table(q_nibbles(b->q + 16 * j)))
 
 /* ---- products ---- */
 
-/* One type of 32-blocks: PRODUCT is p_signed or p_unsigned, OFFSET what its weights are above their meaning. */
-#define BLOCK_GEMV(type, PRODUCT, OFFSET)                                                                                        \
+/* One type of 32-blocks: PRODUCT is p_signed or p_unsigned, OFFSET what its weights are above their meaning, TOGETHER how many
+ * rows are worked on together. */
+#define BLOCK_GEMV(type, PRODUCT, OFFSET, TOGETHER)                                                                              \
     Q_INLINE void rows_##type(int R, int n, const char *w, size_t row_bytes, const mka_q8_row *x, float *y) {                    \
         qf acc[ROWS];                                                                                                            \
         for (int r = 0; r < R; r++) acc[r] = f_zero();                                                                           \
@@ -64,14 +67,14 @@ SUPER_UNPACK(iq4_xs, q_table(q_nibbles(b->q + 16 * j)))
             p16 offset = p_const(OFFSET, activations);                                                                           \
             for (int r = 0; r < R; r++) {                                                                                        \
                 const mka_block_##type *block = (const mka_block_##type *)(const void *)(w + (size_t)r * row_bytes) + b;         \
-                q_ahead(block, ROWS *row_bytes, sizeof *block);                                                                  \
+                q_ahead(block, AHEAD, sizeof *block);                                                                            \
                 p16 p = PRODUCT(bits_##type(block), activations);                                                                \
                 acc[r] = f_mac_half(acc[r], i_sum((OFFSET) ? p_sub(p, offset) : p), &block->d, x->scale[b]);                     \
             }                                                                                                                    \
         }                                                                                                                        \
         for (int r = 0; r < R; r++) y[r] = f_total(acc[r]);                                                                      \
     }                                                                                                                            \
-    ALL_ROWS(type)
+    ALL_ROWS(type, TOGETHER)
 
 /* The same with a minimum after the scale. */
 #define BLOCK_GEMV_MIN(type)                                                                                                     \
@@ -84,13 +87,13 @@ SUPER_UNPACK(iq4_xs, q_table(q_nibbles(b->q + 16 * j)))
             qp pair = p_make(x->scale[b], x->scale[b] * (float)(x->sum[2 * b] + x->sum[2 * b + 1]));                             \
             for (int r = 0; r < R; r++) {                                                                                        \
                 const mka_block_##type *block = (const mka_block_##type *)(const void *)(w + (size_t)r * row_bytes) + b;         \
-                q_ahead(block, ROWS *row_bytes, sizeof *block);                                                                  \
+                q_ahead(block, AHEAD, sizeof *block);                                                                            \
                 f_mac_pair(&acc[r], &minima[r], i_sum(p_unsigned(bits_##type(block), activations)), &block->d, pair);            \
             }                                                                                                                    \
         }                                                                                                                        \
         for (int r = 0; r < R; r++) y[r] = f_total(acc[r]) + p_min(minima[r]);                                                   \
     }                                                                                                                            \
-    ALL_ROWS(type)
+    ALL_ROWS(type, ROWS)
 
 /* One type of super-blocks; MINS adds a block's minima to acc. */
 #define SUPER_GEMV(type, PRODUCT, OFFSET, MINS)                                                                                  \
@@ -104,7 +107,7 @@ SUPER_UNPACK(iq4_xs, q_table(q_nibbles(b->q + 16 * j)))
             (void)sums;                                                                                                          \
             for (int r = 0; r < R; r++) {                                                                                        \
                 const mka_block_##type *block = (const mka_block_##type *)(const void *)(w + (size_t)r * row_bytes) + b;         \
-                q_ahead(block, ROWS *row_bytes, sizeof *block);                                                                  \
+                q_ahead(block, AHEAD, sizeof *block);                                                                            \
                 k_scales scales = k_make(scales_##type(block));                                                                  \
                 qf whole = f_zero();                                                                                             \
                 Q_UNROLL8 for (int j = 0; j < 8; j++) {                                                                          \
@@ -119,24 +122,24 @@ SUPER_UNPACK(iq4_xs, q_table(q_nibbles(b->q + 16 * j)))
         }                                                                                                                        \
         for (int r = 0; r < R; r++) y[r] = f_total(acc[r]);                                                                      \
     }                                                                                                                            \
-    ALL_ROWS(type)
+    ALL_ROWS(type, Q_ROWS_DENSE)
 #define NO_MINS(type)
 #define WITH_MINS(type) acc[r] = min_mac(acc[r], k_widen(mins_##type(block)), sums, scale, -f16_to_f32_fast(&block->dmin));
 
-#define ALL_ROWS(type)                                                                                                           \
+#define ALL_ROWS(type, R)                                                                                                        \
     static void gemv_##type(int rows, int n, const void *w, size_t row_bytes, const mka_q8_row *x, float *y) {                   \
         const char *p = w;                                                                                                       \
         int j = 0;                                                                                                               \
-        for (; j + ROWS <= rows; j += ROWS) rows_##type(ROWS, n, p + (size_t)j * row_bytes, row_bytes, x, y + j);                \
+        for (; j + (R) <= rows; j += (R)) rows_##type(R, n, p + (size_t)j * row_bytes, row_bytes, x, y + j);                     \
         for (; j < rows; j++) rows_##type(1, n, p + (size_t)j * row_bytes, row_bytes, x, y + j);                                 \
     }
 
-BLOCK_GEMV(q4_0, p_unsigned, 8)
+BLOCK_GEMV(q4_0, p_unsigned, 8, ROWS)
 BLOCK_GEMV_MIN(q4_1)
-BLOCK_GEMV(q5_0, p_unsigned, 16)
+BLOCK_GEMV(q5_0, p_unsigned, 16, ROWS)
 BLOCK_GEMV_MIN(q5_1)
-BLOCK_GEMV(q8_0, p_signed, 0)
-BLOCK_GEMV(iq4_nl, p_signed, 0)
+BLOCK_GEMV(q8_0, p_signed, 0, Q_ROWS_DENSE)
+BLOCK_GEMV(iq4_nl, p_signed, 0, ROWS)
 SUPER_GEMV(q2_k, p_unsigned, 0, WITH_MINS)
 SUPER_GEMV(q3_k, p_unsigned, 4, NO_MINS)
 SUPER_GEMV(q4_k, p_unsigned, 0, WITH_MINS)

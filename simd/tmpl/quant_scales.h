@@ -6,6 +6,10 @@
 #include "kernels.h"
 #include "scalar/half.h"
 
+/* How far in front of what a product reads it asks for memory. Farther than that is in the way of what comes first; nearer is
+ * late for a core that reads by itself (measured: 4 KiB reach 0.9 of 8 KiB, 16 KiB the same). */
+enum { AHEAD = 8192 };
+
 Q_INLINE uint32_t word(const uint8_t *p) {
     uint32_t u;
     memcpy(&u, p, sizeof u);

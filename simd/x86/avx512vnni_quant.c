@@ -12,7 +12,7 @@
 /* Memory gives the most to a thread that reads it from one end to the other and asks for lines some way ahead: rows side by side
  * got 60 to 85 % of that. So rows come one after the other, and what all of them need of the activations is made once for GROUP
  * rows, CHUNK elements at a time so that it stays in the first-level cache. */
-enum { GROUP = 64, CHUNK = 5120, AHEAD = 8192 };
+enum { GROUP = 64, CHUNK = 5120 };
 
 typedef struct {
     qf2 acc, minima;

@@ -30,10 +30,12 @@ Q_INLINE float f16_to_f32_fast(const void *p) {
     return _mm_cvtss_f32(half_to_float(_mm_cvtsi32_si128(load_u16(p))));
 }
 
-/* Asks for what the next group of rows will read here: the streams of a group are too short for the hardware to catch on. */
+/* Asks for what comes `distance` bytes later: the streams of a few rows are too short for the hardware to catch on. */
 Q_INLINE void q_ahead(const void *p, size_t distance, size_t bytes) {
     for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)p + distance + i, _MM_HINT_T0);
 }
+
+#define Q_ROWS_DENSE 1 /* see tmpl/quant.h */
 
 Q_INLINE b16 b_load(const void *p) {
     return _mm_loadu_si128(p);
