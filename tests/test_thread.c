@@ -1,4 +1,5 @@
-/* test_thread - every thread runs every task once, barriers order phases, callers take turns, idle threads sleep. */
+/* test_thread - every thread runs every task once, barriers order phases, callers take turns, idle threads sleep, and shared
+ * work is done once. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -6,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "base/pieces.h"
 #include "base/thread.h"
 #include "base/topology.h"
 
@@ -209,12 +211,67 @@ static void shares_cover_everything(void **state) {
     }
 }
 
+struct piecework {
+    mka_pieces pieces[8];
+    unsigned char done[5000]; /* plain bytes: a race would show under ThreadSanitizer */
+    size_t total;
+    mka_pool *pool;
+    int rounds, helped;
+};
+
+static void take_pieces(void *argument, int thread, int threads) {
+    struct piecework *work = argument;
+    size_t begin, end;
+    for (int round = 0; round < work->rounds; round++) {
+        mka_pieces_begin(work->pieces, work->total, thread, threads);
+        mka_pool_barrier(work->pool);
+        if (thread == threads - 1 && threads > 1 && round == 0) { /* the others have done its work when it comes */
+            mka_pool_barrier(work->pool);
+            work->helped = !mka_pieces_take(work->pieces, thread, threads, &begin, &end);
+            mka_pool_barrier(work->pool);
+            continue;
+        }
+        while (mka_pieces_take(work->pieces, thread, threads, &begin, &end))
+            for (size_t i = begin; i < end; i++) work->done[i]++;
+        mka_pool_barrier(work->pool);
+        if (threads > 1 && round == 0) mka_pool_barrier(work->pool);
+    }
+}
+
+static void pieces_cover_everything_once(void **state) {
+    const size_t totals[] = {0, 1, 2, 7, 64, 1001, 5000};
+    (void)state;
+    for (int threads = 1; threads <= 8; threads += threads < 3 ? 1 : 5) {
+        mka_pool *pool = make(threads);
+        for (size_t t = 0; t < sizeof totals / sizeof *totals; t++) {
+            struct piecework work = {.total = totals[t], .pool = pool, .rounds = 5};
+            mka_pool_run(pool, take_pieces, &work);
+            for (size_t i = 0; i < sizeof work.done; i++) assert_int_equal(work.done[i], i < work.total ? work.rounds : 0);
+            assert_true(threads == 1 || work.helped);
+        }
+        mka_pool_destroy(pool);
+    }
+}
+
+static void pieces_come_in_halves_from_both_ends(void **state) {
+    mka_pieces pieces[2] = {{0}};
+    size_t begin, end;
+    (void)state;
+    mka_pieces_begin(pieces, 32, 0, 2);
+    assert_true(mka_pieces_take(pieces, 0, 2, &begin, &end) && begin == 0 && end == 8);
+    assert_true(mka_pieces_take(pieces, 1, 2, &begin, &end) && begin == 12 && end == 16); /* its own share is not begun */
+    assert_true(mka_pieces_take(pieces, 0, 2, &begin, &end) && begin == 8 && end == 10);
+    mka_pieces_begin(pieces, 32, 1, 2);
+    assert_true(mka_pieces_take(pieces, 1, 2, &begin, &end) && begin == 16 && end == 24);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(runs_every_thread_once),    cmocka_unit_test(barriers_order_phases),
-        cmocka_unit_test(callers_take_turns),        cmocka_unit_test(idle_threads_sleep),
-        cmocka_unit_test(survives_oversubscription), cmocka_unit_test(binds_workers),
-        cmocka_unit_test(refuses_bad_counts),        cmocka_unit_test(shares_cover_everything),
+        cmocka_unit_test(runs_every_thread_once),       cmocka_unit_test(barriers_order_phases),
+        cmocka_unit_test(callers_take_turns),           cmocka_unit_test(idle_threads_sleep),
+        cmocka_unit_test(survives_oversubscription),    cmocka_unit_test(binds_workers),
+        cmocka_unit_test(refuses_bad_counts),           cmocka_unit_test(shares_cover_everything),
+        cmocka_unit_test(pieces_cover_everything_once), cmocka_unit_test(pieces_come_in_halves_from_both_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,7 +6,9 @@
  *   many rows otherwise     tiles of W as float32, then OpenBLAS (each tile unpacked once for all rows)
  *
  * Threads share the rows of all products of a call in units: of a tile for OpenBLAS, whose sums may depend on what comes with a
- * row, otherwise of UNIT rows, which kernels treat alike wherever they begin. So no result depends on the number of threads.
+ * row, otherwise of UNIT rows, which kernels treat alike wherever they begin. So no result depends on the number of threads, nor
+ * on which of them came to a row first: they help each other at the end (base/pieces.h), since two threads that read memory are
+ * never equally fast.
  */
 #include <cblas.h>
 #include <string.h>
@@ -143,22 +145,33 @@ static size_t units(const call *c, const mka_product *p) {
     return ((size_t)p->w->rows + (size_t)c->unit - 1) / (size_t)c->unit;
 }
 
-static void multiply_share(void *argument, int thread, int threads) {
-    const call *c = argument;
-    unsigned char *scratch = c->ops->thread_scratch + (size_t)thread * c->ops->thread_bytes;
-    rows_q8 x = {.of = NULL};
-    place_rows(&x, scratch, c->ops->limits.cols);
-    size_t begin, end, first = 0;
-    mka_share(c->units, 1, thread, threads, &begin, &end);
-    for (int i = 0; i < c->count; i++) {
+/* Units begin..end-1 of all products, one after the other. */
+static void multiply_units(const call *c, size_t begin, size_t end, unsigned char *scratch, rows_q8 *x) {
+    size_t first = 0;
+    for (int i = 0; i < c->count && first < end; i++) {
         const mka_product *p = &c->products[i];
         size_t last = first + units(c, p), from = begin > first ? begin : first, to = end < last ? end : last;
         if (from < to) {
             size_t stop = (to - first) * (size_t)c->unit, rows = (size_t)p->w->rows;
-            multiply_rows(c, p, (int)((from - first) * (size_t)c->unit), (int)(stop < rows ? stop : rows), scratch, &x);
+            multiply_rows(c, p, (int)((from - first) * (size_t)c->unit), (int)(stop < rows ? stop : rows), scratch, x);
         }
         first = last;
     }
+}
+
+static void multiply_share(void *argument, int thread, int threads) {
+    const call *c = argument;
+    mka_pieces *pieces = c->ops->pieces;
+    unsigned char *scratch = c->ops->thread_scratch + (size_t)thread * c->ops->thread_bytes;
+    rows_q8 x = {.of = NULL};
+    size_t begin, end;
+    place_rows(&x, scratch, c->ops->limits.cols);
+    if (threads == 1) { /* perhaps beside others, who wait */
+        multiply_units(c, 0, c->units, scratch, &x);
+        return;
+    }
+    mka_pieces_begin(pieces, c->units, thread, threads);
+    while (mka_pieces_take(pieces, thread, threads, &begin, &end)) multiply_units(c, begin, end, scratch, &x);
 }
 
 static call make_call(mka_ops *ops, int n, int count, const mka_product *products, mka_glu_fn *glu) {

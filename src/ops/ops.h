@@ -7,6 +7,7 @@
 #define MKA_OPS_OPS_H
 
 #include "base/arena.h"
+#include "base/pieces.h"
 #include "engine.h"
 
 /* A weight W [rows][cols], stored by rows of row_bytes; y = W x. */
@@ -96,7 +97,8 @@ struct mka_ops {
     unsigned char *shared_scratch; /* of all threads together: a chunk's rows in bf16; NULL where no kernel wants them */
     unsigned char *thread_scratch; /* [threads][thread_bytes] */
     size_t thread_bytes;
-    float *partial; /* decode attention: m, z, acc of every split */
+    mka_pieces *pieces; /* [threads] */
+    float *partial;     /* decode attention: m, z, acc of every split */
 };
 
 /* Lays ops' scratch out in arena (measuring or carving; see base/arena.h). */

@@ -97,6 +97,7 @@ void mka_ops_layout(mka_ops *ops, const struct mka_ops_limits *limits, mka_arena
     ops->limits = *limits;
     ops->thread_bytes = ((multiply > attend ? multiply : attend) + MKA_ALIGN - 1) / MKA_ALIGN * MKA_ALIGN;
     ops->thread_scratch = mka_arena_take(arena, (size_t)mka_pool_threads(ops->pool), ops->thread_bytes);
+    ops->pieces = mka_arena_take(arena, (size_t)mka_pool_threads(ops->pool), sizeof *ops->pieces);
     ops->shared_scratch = ops->kernels->gemm_bf16 ? mka_arena_take(arena, mka_multiply_bf16_shared(limits), 1) : NULL;
     ops->partial = mka_arena_take(arena, mka_attend_partials(limits), sizeof(float));
 }
