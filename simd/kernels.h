@@ -45,6 +45,20 @@ typedef void mka_score_fn(int r, int d, int n, const float *q, const void *keys,
 typedef void mka_online_fn(int r, int n, float *s, int lds, float *m, float *z, float *c);
 typedef void mka_mix_fn(int r, int d, int n, const float *s, int lds, const void *values, const float *c, float *acc);
 
+/* The three steps at once, for many rows over many keys: row i attends to the keys first[i] <= t < last[i] of 0..n-1 alone, to
+ * none where there are none. acc, m and z are as above; m comes out up to 2^-22 |m| off, and exp is within 4 ulp. Keys and values
+ * are of one type, d_key is a multiple of 32, d_value of 16, and both are at most MKA_ROWS_DIM. */
+enum { MKA_ROWS_DIM = 256 };
+typedef struct mka_attend_rows {
+    int r, d_key, d_value, n;
+    float scale;
+    const int *first, *last; /* [r] */
+    const float *q;          /* [r][d_key] */
+    const void *keys, *values;
+    float *m, *z, *acc; /* [r], [r], [r][d_value] */
+} mka_attend_rows;
+typedef void mka_attend_rows_fn(const mka_attend_rows *job);
+
 /* Softmax in place, with the maximum taken off first. A row of -inf only becomes NaN. */
 typedef void mka_softmax_fn(int n, float *x);
 
@@ -126,6 +140,7 @@ typedef struct mka_kernels {
     mka_score_fn *score[MKA_TYPE_LIMIT];
     mka_online_fn *online;
     mka_mix_fn *mix[MKA_TYPE_LIMIT];
+    mka_attend_rows_fn *attend_rows[MKA_TYPE_LIMIT]; /* NULL where the three steps are as good */
     mka_softmax_fn *softmax;
     mka_rms_norm_fn *rms_norm;
     mka_rope_fn *rope_half, *rope_pairs;

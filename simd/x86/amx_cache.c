@@ -7,28 +7,13 @@
  * Two by two tiles of C are held at once. Rows that do not fill 16 are computed in a buffer of 16: even one row in 16 is faster
  * than memory, and than VDPBF16PS on the CPUs that have AMX. Widths that are no multiple of 32 (keys) or 16 (values) are left to
  * the level below. */
-#include <immintrin.h>
 #include <string.h>
 
-#include "kernels.h"
 #include "levels.h"
+#include "x86/amx_tiles.h"
 #include "x86/vnni_cache.h"
 
-enum { ROWS = 16, SPAN = 256, MOST_DIM = 256 };
-
-/* Eight tiles of 16 rows of 64 bytes. Constant memory, because compilers believe that the instruction reads 8 bytes of it and
- * would drop what a function writes behind those. */
-static const struct {
-    uint8_t palette, start, reserved[14];
-    uint16_t bytes[16];
-    uint8_t rows[16];
-} shape = {.palette = 1, .bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
-
-/* Asks for what lies ahead bytes behind a tile's worth of memory; 0: somebody has asked already. */
-static inline void ask(const char *p, ptrdiff_t ahead) {
-    if (ahead == 0) return;
-    for (int line = 0; line < 16; line++) _mm_prefetch(p + ahead + 64 * line, _MM_HINT_T1);
-}
+enum { ROWS = AMX_ROWS, SPAN = 256, MOST_DIM = AMX_MOST_DIM };
 
 /* n floats times factor to bf16, with zeros up to the next multiple of 32. */
 static void round_bf16(int n, float factor, const float *x, uint16_t *y) {
@@ -46,11 +31,11 @@ static void multiply_2x2(int steps, const uint16_t *a, int lda, int two, const c
                          int b_two, ptrdiff_t ahead) {
     for (int k = 0; k < steps; k++, a += 32, b += b_step) {
         _tile_loadd(4, a, (size_t)lda * 2);
-        ask(b, ahead);
+        amx_ask(b, ahead);
         _tile_loadd(6, b, 64);
         _tile_dpbf16ps(0, 4, 6);
         if (b_two) {
-            ask(b + b_second, ahead);
+            amx_ask(b + b_second, ahead);
             _tile_loadd(7, b + b_second, 64);
             _tile_dpbf16ps(1, 4, 7);
         }
@@ -84,7 +69,7 @@ static void score_bf16(int r, int d, int n, const float *q, const void *keys, fl
     uint16_t rounded[2 * ROWS * MOST_DIM];
     float rest[ROWS * 32];
     ptrdiff_t tile = (ptrdiff_t)mka_key_tile_bytes(MKA_BF16, d), ahead = (n + MKA_TILE - 1) / MKA_TILE * tile;
-    _tile_loadconfig(&shape);
+    _tile_loadconfig(&amx_shape);
     for (int row = 0; row < r;) {
         int left = r - row, two = left >= 2 * ROWS, rows = two ? 2 * ROWS : left < ROWS ? left : ROWS;
         memset(rounded, 0, (two ? 2 : 1) * ROWS * (size_t)d * sizeof *rounded);
@@ -143,7 +128,7 @@ static void mix_bf16(int r, int d, int n, const float *s, int lds, const void *v
     if (n <= 0) return;
     for (int i = 0; i < r; i++)
         for (int e = 0; e < d; e++) acc[(ptrdiff_t)i * d + e] *= c[i];
-    _tile_loadconfig(&shape);
+    _tile_loadconfig(&amx_shape);
     for (int row = 0; row < r;) {
         int left = r - row, two = left >= 2 * ROWS, rows = two ? 2 * ROWS : left < ROWS ? left : ROWS;
         float *out = acc + (ptrdiff_t)row * d, *sum = rows < ROWS ? rest : out;
@@ -166,16 +151,6 @@ static void mix_bf16(int r, int d, int n, const float *s, int lds, const void *v
 
 /* ---- f16: many rows are worth converting a block of the cache to bf16 for ---- */
 
-/* Pairs (a, b) of bf16 from 16 half floats at a and 16 at b. */
-static inline void store_pairs(const char *a, const char *b, char *pairs) {
-    static const uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-    __m512 first = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)a));
-    __m512 second = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)b));
-    __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first);
-    _mm512_store_si512(pairs, _mm512_permutexvar_epi16(_mm512_loadu_si512(order), both));
-}
-
 static void score_f16(int r, int d, int n, const float *q, const void *keys, float scale, float *s, int lds) {
     if (r < ROWS || d % 32 || d > MOST_DIM) {
         mka_avx512_score_f16(r, d, n, q, keys, scale, s, lds);
@@ -187,7 +162,7 @@ static void score_f16(int r, int d, int n, const float *q, const void *keys, flo
         int count = n - from < SPAN ? n - from : SPAN;
         char *pairs = block;
         for (int line = 0; line < (count + MKA_HALF - 1) / MKA_HALF * d; line += 2, lines += 64, pairs += 64)
-            store_pairs(lines, lines + 32, pairs);
+            amx_store_pairs(lines, lines + 32, pairs);
         score_bf16(r, d, count, q, block, scale, s + from, lds);
     }
 }
@@ -202,13 +177,15 @@ static void mix_f16(int r, int d, int n, const float *s, int lds, const void *va
     for (int t = 0; t < mka_pad(n, MKA_TILE); t += 2, row += (ptrdiff_t)d * 4) /* whole tiles: all of them is multiplied */
         for (int e = 0; e < d; e += 16) {
             ptrdiff_t tile = (ptrdiff_t)(t / MKA_TILE) * MKA_TILE * d * 2;
-            store_pairs(row + 2 * e, row + 2 * (d + e), block + tile + e / 16 * 1024 + t % MKA_TILE / 2 * 64);
+            amx_store_pairs(row + 2 * e, row + 2 * (d + e), block + tile + e / 16 * 1024 + t % MKA_TILE / 2 * 64);
         }
     mix_bf16(r, d, n, s, lds, block, c, acc);
 }
 
+void mka_amx_fill_attend(mka_kernels *k); /* amx_attend.c */
 void mka_amx_fill_cache(mka_kernels *k);
 void mka_amx_fill_cache(mka_kernels *k) {
+    mka_amx_fill_attend(k);
     k->score[MKA_BF16] = score_bf16;
     k->mix[MKA_BF16] = mix_bf16;
     k->score[MKA_F16] = score_f16;

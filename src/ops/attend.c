@@ -7,11 +7,13 @@
  * tiles alone give work enough, and each runs over all its keys. The split depends on the lengths only, never on the threads.
  */
 #include <math.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "ops.h"
 
 #define TILE_ROWS 64           /* query rows that a tile aims for */
+#define WIDE_ROWS 128          /* the same where a kernel takes all steps at once, and keeps no scores */
 #define BLOCK     256          /* keys scored at once: their scores and tiles stay in the first two cache levels */
 #define LDS       (BLOCK + 16) /* floats between two rows of scores: rows a power of two apart would share cache sets */
 #define SPLIT     1024         /* keys of one split when few queries attend */
@@ -20,10 +22,18 @@ typedef struct plan {
     const mka_attend_job *job;
     mka_ops *ops;
     int group, tile, tiles, splits, split_keys;
+    mka_attend_rows_fn *at_once; /* NULL: scores, softmax and mix block by block */
+    atomic_size_t next;
 } plan;
 
 static int tile_queries(int group) {
     return group >= TILE_ROWS ? 1 : TILE_ROWS / group;
+}
+
+/* A wide tile's queries: sixteens, which divide what a prompt is cut into and fill the rows of matrix units. */
+static int wide_queries(int group) {
+    int queries = group >= WIDE_ROWS ? 1 : WIDE_ROWS / group;
+    return queries < 16 ? queries : queries / 16 * 16;
 }
 
 static size_t align_floats(size_t count) {
@@ -35,12 +45,18 @@ static size_t most_rows(int group) {
     return (size_t)tile_queries(group) * (size_t)group;
 }
 
+static size_t larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
 size_t mka_attend_scratch(const struct mka_ops_limits *limits) {
-    size_t rows = most_rows(limits->head_rows) > TILE_ROWS ? most_rows(limits->head_rows) : TILE_ROWS;
+    size_t rows = larger(most_rows(limits->head_rows), TILE_ROWS), wide = larger((size_t)limits->head_rows, WIDE_ROWS);
     size_t shared = limits->shared ? (size_t)BLOCK * (size_t)limits->value_dim : 0;
-    return (align_floats(rows * (size_t)limits->key_dim) + align_floats(rows * (size_t)limits->value_dim) + rows * LDS +
-            3 * align_floats(rows) + shared) *
-           sizeof(float);
+    size_t narrow_floats = align_floats(rows * (size_t)limits->key_dim) + align_floats(rows * (size_t)limits->value_dim) +
+                           rows * LDS + 3 * align_floats(rows) + shared;
+    size_t wide_floats =
+        align_floats(wide * (size_t)limits->key_dim) + align_floats(wide * (size_t)limits->value_dim) + 5 * align_floats(wide);
+    return larger(narrow_floats, wide_floats) * sizeof(float);
 }
 
 size_t mka_attend_partials(const struct mka_ops_limits *limits) {
@@ -52,7 +68,8 @@ size_t mka_attend_partials(const struct mka_ops_limits *limits) {
 /* A tile's rows, in a thread's scratch. */
 typedef struct tile {
     float *q, *acc, *s, *m, *z, *c;
-    float *values; /* [BLOCK][value_dim], where values are parts of keys */
+    float *values;  /* [BLOCK][value_dim], where values are parts of keys */
+    int *from, *to; /* the keys that a row sees, where all steps are taken at once; there are no s, c and values then */
     int rows, first_query, queries;
 } tile;
 
@@ -64,11 +81,17 @@ static tile place_tile(const plan *p, unsigned char *scratch, int index) {
     size_t rows = align_floats((size_t)t.rows);
     t.q = (float *)(void *)scratch;
     t.acc = t.q + align_floats((size_t)t.rows * (size_t)job->key_dim);
-    t.s = t.acc + align_floats((size_t)t.rows * (size_t)job->value_dim);
-    t.m = t.s + (size_t)t.rows * LDS;
+    t.m = t.acc + align_floats((size_t)t.rows * (size_t)job->value_dim);
     t.z = t.m + rows;
-    t.c = t.z + rows;
-    t.values = t.c + rows;
+    float *rest = t.z + rows;
+    if (p->at_once) {
+        t.from = (int *)(void *)rest;
+        t.to = (int *)(void *)(rest + rows);
+    } else {
+        t.s = rest;
+        t.c = t.s + (size_t)t.rows * LDS;
+        t.values = t.c + rows;
+    }
     return t;
 }
 
@@ -151,6 +174,34 @@ static void share_values(const plan *p, const tile *t, const unsigned char *keys
     }
 }
 
+/* The same as attend_keys where the level has a kernel for it. */
+static void attend_at_once(const plan *p, const tile *t, int head, int begin, int end) {
+    const mka_attend_job *job = p->job;
+    int from = begin / MKA_TILE * MKA_TILE;
+    if (end <= from) return;
+    for (int r = 0; r < t->rows; r++) {
+        int position = job->first + t->first_query + r / p->group;
+        int seen_from = job->window > 0 ? position - job->window + 1 : 0;
+        t->from[r] = (seen_from > begin ? seen_from : begin) - from;
+        t->to[r] = (position + 1 < end ? position + 1 : end) - from;
+    }
+    size_t index = (size_t)head * job->head_tiles + (size_t)(from - job->key_first) / MKA_TILE;
+    const mka_attend_rows rows = {.r = t->rows,
+                                  .d_key = job->key_dim,
+                                  .d_value = job->value_dim,
+                                  .n = end - from,
+                                  .scale = job->scale,
+                                  .first = t->from,
+                                  .last = t->to,
+                                  .q = t->q,
+                                  .keys = job->keys + index * mka_key_tile_bytes(job->key_type, job->key_dim),
+                                  .values = job->values + index * mka_value_tile_bytes(job->value_type, job->value_dim),
+                                  .m = t->m,
+                                  .z = t->z,
+                                  .acc = t->acc};
+    p->at_once(&rows);
+}
+
 /* Runs a tile over the keys at positions begin..end-1. Blocks begin with a whole tile of the cache; what lies before begin is
  * masked. */
 static void attend_keys(const plan *p, const tile *t, int head, int begin, int end) {
@@ -202,7 +253,7 @@ static void attend_item(const plan *p, size_t item, unsigned char *scratch) {
             memset(t.acc, 0, (size_t)t.rows * (size_t)p->job->value_dim * sizeof(float));
         }
     }
-    attend_keys(p, &t, head, begin, end);
+    (p->at_once ? attend_at_once : attend_keys)(p, &t, head, begin, end);
     if (p->splits > 1)
         store_partial(p, &t, head, split);
     else
@@ -232,11 +283,12 @@ static void merge_head(const plan *p, int head, unsigned char *scratch) {
 }
 
 static void attend_share(void *argument, int thread, int threads) {
-    const plan *p = argument;
+    plan *p = argument;
     unsigned char *scratch = p->ops->thread_scratch + (size_t)thread * p->ops->thread_bytes;
     size_t items = (size_t)p->job->kv_heads * (size_t)p->tiles * (size_t)p->splits;
-    if (p->splits == 1) { /* later tiles see more keys, so threads take items in turn */
-        for (size_t item = (size_t)thread; item < items; item += (size_t)threads) attend_item(p, item, scratch);
+    if (p->splits == 1) { /* threads take items as they come, those of the last queries first, as they see most keys */
+        for (size_t taken; (taken = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed)) < items;)
+            attend_item(p, items - 1 - taken, scratch);
         return;
     }
     size_t begin, end; /* splits are alike, and a run of them is one stream of memory */
@@ -262,9 +314,19 @@ static uint64_t bytes_read(const plan *p) {
     return rows * tile_bytes / MKA_TILE * (uint64_t)job->kv_heads;
 }
 
+/* The kernel that takes all steps at once, where the level has one for such a job; few rows are better off without. */
+static mka_attend_rows_fn *kernel_at_once(const mka_ops *ops, const mka_attend_job *job, int group) {
+    if (job->shared || job->key_type != job->value_type || (size_t)job->n * (size_t)group < 16 || job->key_dim % 32 ||
+        job->value_dim % 16 || job->key_dim > MKA_ROWS_DIM || job->value_dim > MKA_ROWS_DIM)
+        return NULL;
+    return ops->kernels->attend_rows[job->key_type];
+}
+
 void mka_cpu_attend(mka_ops *ops, const mka_attend_job *job) {
     plan p = {.job = job, .ops = ops, .group = job->heads / job->kv_heads, .splits = 1, .split_keys = SPLIT};
+    p.at_once = kernel_at_once(ops, job, p.group);
     p.tile = tile_queries(p.group);
+    if (p.at_once && job->n > 4 * p.tile) p.tile = wide_queries(p.group); /* fewer queries: rather more items than wide ones */
     p.tiles = (job->n + p.tile - 1) / p.tile;
     if (p.tiles == 1) {
         tile t = {.queries = job->n};

@@ -232,6 +232,107 @@ static void check_attention(const mka_kernels *k) {
     release();
 }
 
+/* All steps at once, from a state that earlier keys left, against one softmax in double; every row sees keys of its own, some
+ * none. */
+static void check_rows(const mka_kernels *k) {
+    static const mka_type stored[] = {MKA_F16, MKA_BF16};
+    mka_type type = stored[random_int(0, 1)];
+    int r = random_int(0, 2) ? random_int(1, 70) : random_int(71, 300), d = random_int(0, 2) ? 32 * random_int(1, 8) : 64;
+    int dv = 16 * random_int(1, 16), n = random_int(0, 2) ? random_int(1, 200) : random_int(201, 800), begun = random_int(0, 1);
+    float scale = random_int(0, 3) ? 0.1f : 1.0f;
+    case_is("%s rows %s r=%d d=%d dv=%d n=%d scale=%g", k->level, mka_type_name(type), r, d, dv, n, (double)scale);
+    if (!k->attend_rows[type]) return;
+    float *q = random_floats(r * d, PLAIN), *kf = floats(n * d), *vf = floats(n * dv), *acc = floats(r * dv);
+    float *m = floats(r), *z = floats(r);
+    int *first = buffer((size_t)r * sizeof *first, sizeof *first), *last = buffer((size_t)r * sizeof *last, sizeof *last);
+    unsigned char *keys = random_tiles(type, 1, n, d, kf), *values = random_tiles(type, 0, n, dv, vf);
+    for (int i = 0; i < r; i++) {
+        first[i] = random_int(0, 2) ? random_int(-5, 0) : random_int(0, n - 1);
+        last[i] = random_int(0, 2) ? n : random_int(-3, n);
+        m[i] = begun ? random_unit() : -INFINITY;
+        z[i] = begun ? 2.0f + random_unit() : 0;
+        for (int e = 0; e < dv; e++) acc[i * dv + e] = begun ? random_unit() : 0;
+    }
+    float *was_m = copy_floats(r, m), *was_z = copy_floats(r, z), *was = copy_floats(r * dv, acc);
+    k->attend_rows[type](&(mka_attend_rows){.r = r,
+                                            .d_key = d,
+                                            .d_value = dv,
+                                            .n = n,
+                                            .scale = scale,
+                                            .first = first,
+                                            .last = last,
+                                            .q = q,
+                                            .keys = keys,
+                                            .values = values,
+                                            .m = m,
+                                            .z = z,
+                                            .acc = acc});
+    double *weight = malloc((size_t)n * sizeof *weight);
+    assert_non_null(weight);
+    for (int i = 0; i < r; i++) {
+        double max = was_m[i], spread = 0;
+        for (int t = 0; t < n; t++) {
+            double dot = 0;
+            for (int e = 0; e < d; e++) dot += (double)q[i * d + e] * kf[t * d + e];
+            weight[t] = t >= first[i] && t < last[i] ? dot * scale : -INFINITY;
+            max = fmax(max, weight[t]);
+            spread = fmax(spread, scale * score_error(type, 16, d, q + i * d, kf + t * d));
+        }
+        if (max == -INFINITY) {
+            near_value("m", i, m[i], -INFINITY, 0);
+            near_value("z", i, z[i], 0, 0);
+            for (int e = 0; e < dv; e++) near_value("acc", i * dv + e, acc[i * dv + e], 0, 0);
+            continue;
+        }
+        /* Of a state only what it stands for counts: exp(m) z and exp(m) acc. */
+        double slack = expm1(spread) + 0x1p-7 + (n + 60) * EPS, factor = exp((double)m[i] - max), old = exp(was_m[i] - max);
+        double sum = old * was_z[i];
+        for (int t = 0; t < n; t++) sum += weight[t] = exp(weight[t] - max);
+        near_value("z", i, (float)(z[i] * factor), sum, sum * slack);
+        for (int e = 0; e < dv; e++) {
+            double want = old * was[i * dv + e], all = fabs(want);
+            for (int t = 0; t < n; t++) want += weight[t] * vf[t * dv + e], all += fabs(weight[t] * vf[t * dv + e]);
+            near_value("acc", i * dv + e, (float)(acc[i * dv + e] * factor), want, all * slack);
+        }
+    }
+    free(weight);
+    free(keys);
+    free(values);
+    release();
+}
+
+/* A NaN or an infinity in a query is seen in its own row's z, and in no other row. */
+static void check_rows_nan(const mka_kernels *k) {
+    enum { ROWS = 20, DIM = 64, KEYS = 70 };
+    case_is("%s rows with a NaN", k->level);
+    if (!k->attend_rows[MKA_BF16]) return;
+    float *q = random_floats(ROWS * DIM, PLAIN), *x = floats(KEYS * DIM), *acc = floats(ROWS * DIM), *m = floats(ROWS);
+    float *z = floats(ROWS);
+    int first[ROWS] = {0}, last[ROWS], bad = random_int(0, ROWS - 1);
+    unsigned char *keys = random_tiles(MKA_BF16, 1, KEYS, DIM, x), *values = random_tiles(MKA_BF16, 0, KEYS, DIM, x);
+    q[bad * DIM + random_int(0, DIM - 1)] = random_int(0, 1) ? NAN : INFINITY;
+    memset(acc, 0, sizeof(float) * ROWS * DIM);
+    for (int i = 0; i < ROWS; i++) last[i] = KEYS, m[i] = -INFINITY, z[i] = 0;
+    k->attend_rows[MKA_BF16](&(mka_attend_rows){.r = ROWS,
+                                                .d_key = DIM,
+                                                .d_value = DIM,
+                                                .n = KEYS,
+                                                .scale = 0.1f,
+                                                .first = first,
+                                                .last = last,
+                                                .q = q,
+                                                .keys = keys,
+                                                .values = values,
+                                                .m = m,
+                                                .z = z,
+                                                .acc = acc});
+    for (int i = 0; i < ROWS; i++)
+        if (isnan(z[i]) != (i == bad)) wrong("z[%d] is %g, the query that is not finite is %d", i, (double)z[i], bad);
+    free(keys);
+    free(values);
+    release();
+}
+
 /* Its own inverse, keeps lengths, and spreads a single number evenly over a run. */
 static void hadamard_spreads(void **state) {
     (void)state;
@@ -260,11 +361,14 @@ TEST(score, 250)
 TEST(mix, 250)
 TEST(small_weights, 10)
 TEST(attention, 200)
+TEST(rows, 60)
+TEST(rows_nan, 10)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_put),           cmocka_unit_test(test_score),     cmocka_unit_test(test_mix),
-        cmocka_unit_test(test_small_weights), cmocka_unit_test(test_attention), cmocka_unit_test(hadamard_spreads),
+        cmocka_unit_test(test_put),           cmocka_unit_test(test_score),       cmocka_unit_test(test_mix),
+        cmocka_unit_test(test_small_weights), cmocka_unit_test(test_attention),   cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_rows_nan),      cmocka_unit_test(hadamard_spreads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
