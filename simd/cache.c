@@ -99,20 +99,39 @@ static float largest(int n, const float *x) {
     return most;
 }
 
-typedef size_t index_fn(mka_type type, int d, int slot, int e);
+/* Where the numbers of a token lie: run of them step elements apart, and the next run stride elements after that one's first. */
+typedef struct {
+    size_t first, step, stride;
+    int run;
+} places;
 
-/* F32, F16, BF16: converted by the level in pieces, then spread. */
-static void put_float(mka_type type, mka_store_fn *convert, index_fn *index, int d, const float *x, unsigned char *tile,
-                      int slot) {
+static places key_places(mka_type type, int d, int slot) {
+    places p = {.first = key_index(type, d, slot, 0), .step = MKA_HALF, .run = d};
+    if (type == MKA_BF16) p.step = 1, p.stride = 2 * MKA_HALF, p.run = 2;
+    return p;
+}
+
+static places value_places(mka_type type, int d, int slot) {
+    places p = {.first = value_index(type, d, slot, 0), .step = 1, .run = d};
+    if (type == MKA_BF16) p.step = 2, p.stride = (size_t)16 * MKA_TILE, p.run = 16;
+    return p;
+}
+
+/* F32, F16, BF16: converted by the level in pieces, then spread. Prompts put many tokens: no number's place is computed anew. */
+static void put_float(mka_type type, mka_store_fn *convert, places p, int d, const float *x, unsigned char *tile) {
     uint16_t row[MOST];
+    size_t at = p.first;
     if (type == MKA_F32) {
-        for (int e = 0; e < d; e++) memcpy(tile + 4 * index(type, d, slot, e), &x[e], 4);
+        for (int e = 0; e < d; e++, at += p.step) memcpy(tile + 4 * at, &x[e], 4);
         return;
     }
-    for (int from = 0; from < d; from += MOST) {
+    for (int from = 0, within = 0; from < d; from += MOST) {
         int count = d - from < MOST ? d - from : MOST;
         convert(count, x + from, row);
-        for (int e = 0; e < count; e++) memcpy(tile + 2 * index(type, d, slot, from + e), &row[e], 2);
+        for (int e = 0; e < count; e++) {
+            memcpy(tile + 2 * (at + (size_t)within * p.step), &row[e], 2);
+            if (++within == p.run) within = 0, at += p.stride;
+        }
     }
 }
 
@@ -124,7 +143,7 @@ static int rounded(float x, float inverse, int most) {
 
 void mka_put_key(mka_type type, mka_store_fn *convert, int d, const float *x, void *tile, int slot) {
     if (type != MKA_Q8_0 && type != MKA_Q4_0) {
-        put_float(type, convert, key_index, d, x, tile, slot);
+        put_float(type, convert, key_places(type, d, slot), d, x, tile);
         return;
     }
     unsigned char *data = tile;
@@ -148,7 +167,7 @@ void mka_put_key(mka_type type, mka_store_fn *convert, int d, const float *x, vo
 
 void mka_put_value(mka_type type, mka_store_fn *convert, int d, const float *x, void *tile, int slot) {
     if (type != MKA_Q8_0 && type != MKA_Q4_0) {
-        put_float(type, convert, value_index, d, x, tile, slot);
+        put_float(type, convert, value_places(type, d, slot), d, x, tile);
         return;
     }
     unsigned char *data = tile;

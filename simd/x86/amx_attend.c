@@ -45,19 +45,27 @@ AMX_INLINE void settle(void) {
     __asm__ volatile("" : : : "memory");
 }
 
-/* 2^x for x <= 0, within 4 ulp; exactly 0 below -127, and a NaN stays. The magic number leaves round(x) in the low bits. */
-AMX_INLINE __m512 power2(__m512 x) {
-    const __m512 magic = _mm512_set1_ps(12582912.0F);
-    x = _mm512_max_ps(_mm512_set1_ps(-127.0F), x);
-    __m512 t = _mm512_add_ps(x, magic);
-    __m512 r = _mm512_sub_ps(x, _mm512_sub_ps(t, magic));
-    __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.001326472731307149F), r, _mm512_set1_ps(0.009671512991189957F));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.05550733581185341F));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.24022242426872253F));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.6931470036506653F));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0F));
-    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(t), 23)));
-}
+/* 2^x for x <= 0, within 4 ulp; exactly 0 below -127, and a NaN stays. The magic number leaves round(x) in the low bits. For
+ * COUNT vectors side by side: alone, each would wait for itself, as few of them fit what a core has in flight. */
+#define POWER2(COUNT, x)                                                                                                         \
+    do {                                                                                                                         \
+        const __m512 magic_ = _mm512_set1_ps(12582912.0F);                                                                       \
+        __m512i n_[COUNT];                                                                                                       \
+        __m512 p_[COUNT];                                                                                                        \
+        EACH(COUNT, (x)[i_] = _mm512_max_ps(_mm512_set1_ps(-127.0F), (x)[i_]));                                                  \
+        EACH(COUNT, p_[i_] = _mm512_add_ps((x)[i_], magic_));                                                                    \
+        EACH(COUNT, n_[i_] = _mm512_slli_epi32(_mm512_castps_si512(p_[i_]), 23));                                                \
+        EACH(COUNT, p_[i_] = _mm512_sub_ps(p_[i_], magic_));                                                                     \
+        EACH(COUNT, (x)[i_] = _mm512_sub_ps((x)[i_], p_[i_]));                                                                   \
+        EACH(COUNT,                                                                                                              \
+             p_[i_] = _mm512_fmadd_ps((x)[i_], _mm512_set1_ps(0.001326472731307149F), _mm512_set1_ps(0.009671512991189957F)));   \
+        EACH(COUNT, p_[i_] = _mm512_fmadd_ps(p_[i_], (x)[i_], _mm512_set1_ps(0.05550733581185341F)));                            \
+        EACH(COUNT, p_[i_] = _mm512_fmadd_ps(p_[i_], (x)[i_], _mm512_set1_ps(0.24022242426872253F)));                            \
+        EACH(COUNT, p_[i_] = _mm512_fmadd_ps(p_[i_], (x)[i_], _mm512_set1_ps(0.6931470036506653F)));                             \
+        EACH(COUNT, p_[i_] = _mm512_fmadd_ps(p_[i_], (x)[i_], _mm512_set1_ps(1.0F)));                                            \
+        EACH(COUNT, (x)[i_] = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p_[i_]), n_[i_])));                       \
+    } while (0)
+#define EACH(COUNT, STATEMENT) _Pragma("GCC unroll 16") for (int i_ = 0; i_ < (COUNT); i_++) STATEMENT
 
 /* The lanes of 16 vectors, summed or maximised: lane i of the result is of v[i]. */
 #define ACROSS(name, OP)                                                                                                         \
@@ -75,6 +83,11 @@ AMX_INLINE __m512 power2(__m512 x) {
     }
 ACROSS(sum_across, _mm512_add_ps)
 ACROSS(max_across, _mm512_max_ps)
+
+/* Brings a tile that is loaded a little later into the first-level cache. */
+AMX_INLINE void bring(const char *p, ptrdiff_t ahead) {
+    for (int line = 0; line < 16; line++) _mm_prefetch(p + ahead + 64 * line, _MM_HINT_T0);
+}
 
 AMX_INLINE void zero_sums(void) {
     _tile_zero(0);
@@ -97,21 +110,30 @@ AMX_INLINE void multiply_step(int two, const char *a, const char *b, ptrdiff_t s
     }
 }
 
-/* A row's scores to weights in bf16; their sum stays in sums. */
-AMX_INLINE void weigh_row(work *w, int steps, int half, int i) {
-    __m512 base = _mm512_set1_ps(w->base[half * AMX_ROWS + i]), sum0 = _mm512_setzero_ps(), sum1 = sum0;
-#pragma GCC unroll 4
-    for (int t = 0; t < steps; t++) {
-        __m512 low = power2(_mm512_sub_ps(_mm512_load_ps(w->s[2 * t][half][i]), base));
-        __m512 high = power2(_mm512_sub_ps(_mm512_load_ps(w->s[2 * t + 1][half][i]), base));
-        _mm512_store_si512(w->p[t][half][i], (__m512i)_mm512_cvtne2ps_pbh(high, low));
-        sum0 = _mm512_add_ps(sum0, low);
-        sum1 = _mm512_add_ps(sum1, high);
+/* COUNT pairs of 16 keys from tile t on of a row: scores to weights in bf16. Returns the weights' sum. */
+#define WEIGH(COUNT)                                                                                                             \
+    AMX_INLINE __m512 weigh_##COUNT(work *w, int t, int half, int i, __m512 base) {                                              \
+        __m512 x[2 * (COUNT)], sum[2 * (COUNT)];                                                                                 \
+        EACH(2 * (COUNT), x[i_] = _mm512_sub_ps(_mm512_load_ps(w->s[2 * t + i_][half][i]), base));                               \
+        POWER2(2 * (COUNT), x);                                                                                                  \
+        EACH(COUNT, _mm512_store_si512(w->p[t + i_][half][i], (__m512i)_mm512_cvtne2ps_pbh(x[2 * i_ + 1], x[2 * i_])));          \
+        EACH(COUNT, sum[i_] = _mm512_add_ps(x[2 * i_], x[2 * i_ + 1]));                                                          \
+        for (int k = (COUNT) / 2; k > 0; k /= 2) EACH(k, sum[i_] = _mm512_add_ps(sum[i_], sum[i_ + k]));                         \
+        return sum[0];                                                                                                           \
     }
-    _mm512_store_ps(w->sums[half * AMX_ROWS + i], _mm512_add_ps(sum0, sum1));
+WEIGH(1)
+WEIGH(4)
+
+/* A row's scores to weights; their sum stays in sums. */
+AMX_INLINE void weigh_row(work *w, int steps, int half, int i) {
+    __m512 base = _mm512_set1_ps(w->base[half * AMX_ROWS + i]), sum = _mm512_setzero_ps();
+    int t = 0;
+    for (; t + 4 <= steps; t += 4) sum = _mm512_add_ps(sum, weigh_4(w, t, half, i, base));
+    for (; t < steps; t++) sum = _mm512_add_ps(sum, weigh_1(w, t, half, i, base));
+    _mm512_store_ps(w->sums[half * AMX_ROWS + i], sum);
 }
 
-/* Takes the rows' maxima into m, begins z anew and scales acc, of 16 rows. */
+/* Takes the maxima of 16 rows into m, and scales z and acc of those that grew. */
 static void raise_base(work *w, int unit, int steps, int half) {
     __m512 most[AMX_ROWS];
     for (int i = 0; i < AMX_ROWS; i++) most[i] = _mm512_set1_ps(-INFINITY);
@@ -122,13 +144,14 @@ static void raise_base(work *w, int unit, int steps, int half) {
     __m512 was = _mm512_load_ps(w->m + row), m = _mm512_max_ps(max_across(most), was);
     /* With nothing but masked keys so far, any finite base turns scores of -inf into weights of 0. */
     __mmask16 empty = _mm512_cmp_ps_mask(m, _mm512_set1_ps(-INFINITY), _CMP_EQ_OQ);
-    __m512 base = _mm512_mask_mov_ps(m, empty, _mm512_setzero_ps()), c = power2(_mm512_sub_ps(was, base));
+    __m512 base = _mm512_mask_mov_ps(m, empty, _mm512_setzero_ps()), c[1] = {_mm512_sub_ps(was, base)};
+    POWER2(1, c);
     _mm512_store_ps(w->m + row, m);
     _mm512_store_ps(w->base + half * AMX_ROWS, base);
-    _mm512_store_ps(w->z + row, _mm512_mul_ps(_mm512_load_ps(w->z + row), c));
-    unsigned changed = _mm512_cmp_ps_mask(c, _mm512_set1_ps(1.0F), _CMP_NEQ_UQ);
+    _mm512_store_ps(w->z + row, _mm512_mul_ps(_mm512_load_ps(w->z + row), c[0]));
+    unsigned changed = _mm512_cmp_ps_mask(c[0], _mm512_set1_ps(1.0F), _CMP_NEQ_UQ);
     _Alignas(64) float factor[AMX_ROWS];
-    _mm512_store_ps(factor, c);
+    _mm512_store_ps(factor, c[0]);
     for (; changed; changed &= changed - 1) {
         int i = __builtin_ctz(changed);
         __m512 by = _mm512_set1_ps(factor[i]);
@@ -170,6 +193,8 @@ AMX_INLINE void score_unit(work *w, int unit, int two, const block *b, ptrdiff_t
         for (int k = 0; k < width; k++, q += 2 * AMX_TILE, key += AMX_TILE) {
             amx_ask(key, ahead);
             amx_ask(key + half, ahead);
+            bring(key, b->key_tile);
+            bring(key + half, b->key_tile);
             multiply_step(two, q, key, half);
         }
         _tile_stored(0, w->s[2 * t][0], 64);
@@ -192,6 +217,8 @@ static void score_64(work *w, int unit, const block *b, ptrdiff_t ahead) {
     for (int t = 0; t < 2 * b->steps; t++, key += 2 * AMX_TILE) {
         amx_ask(key, ahead);
         amx_ask(key + AMX_TILE, ahead);
+        bring(key, 2 * AMX_TILE);
+        bring(key + AMX_TILE, 2 * AMX_TILE);
         _tile_loadd(2, key, 64);
         _tile_loadd(3, key + AMX_TILE, 64);
         _tile_zero(0);
@@ -220,6 +247,8 @@ AMX_INLINE void mix_unit(work *w, int unit, int two, const block *b, ptrdiff_t a
         for (int t = 0; t < b->steps; t++, weights += 2 * AMX_TILE, value += b->value_tile) {
             amx_ask(value, ahead);
             amx_ask(value + second * AMX_TILE, ahead);
+            bring(value, b->value_tile);
+            bring(value + second * AMX_TILE, b->value_tile);
             multiply_step(two, weights, value, second * AMX_TILE);
         }
         _tile_stored(0, acc[0][0], 64);
@@ -343,7 +372,7 @@ static void attend_bf16(const mka_attend_rows *job) {
 }
 
 static void attend_f16(const mka_attend_rows *job) {
-    __attribute__((aligned(64))) char keys[BLOCK * MOST * 2], values[BLOCK * MOST * 2];
+    _Alignas(64) char keys[BLOCK * MOST * 2], values[BLOCK * MOST * 2];
     attend(job, keys, values);
 }
 
