@@ -157,7 +157,7 @@ static void test_usage_errors(void **state) {
         {{"bench", "attention", "--kv-len", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17"}, "16 items at most"},
         {{"bench", "attention", "--q-len", "9", "--kv-len", "8"}, "9 queries cannot stand at the end of 8 tokens"},
         {{"bench", "attention", "--heads", "3", "--kv-heads", "2", "--kv-len", "8"}, "do not divide"},
-        {{"bench", "attention", "--memory", "tiered"}, "not in this version"},
+        {{"bench", "attention", "--memory", "tiered"}, "dense memory only"},
         {{"bench", "model"}, "-m MODEL or --shape NAME"},
         {{"bench", "model", "-m", "x", "--shape", "tiny"}, "exclude each other"},
         {{"bench", "model", "-m", "x", "--variant", "fastmka"}, "--variant needs --shape"},

@@ -8,6 +8,7 @@
 #ifndef MKA_SESSION_H
 #define MKA_SESSION_H
 
+#include <mka/memory.h>
 #include <mka/model.h>
 
 #ifdef __cplusplus
@@ -18,6 +19,11 @@ typedef struct mka_session mka_session;
 
 typedef enum mka_mla_form { MKA_MLA_AUTO, MKA_MLA_ABSORBED, MKA_MLA_EXPANDED } mka_mla_form;
 
+/* How a long context is kept: whole, or in tiers (mka/memory.h). */
+typedef enum mka_memory_mode { MKA_MEMORY_AUTO, MKA_MEMORY_DENSE, MKA_MEMORY_TIERED } mka_memory_mode;
+
+#define MKA_TIERED_FROM 16385 /* MKA_MEMORY_AUTO: contexts of so many tokens are tiered */
+
 typedef struct mka_session_options {
     int context;       /* tokens the session can hold; 0: the model's context */
     int chunk;         /* tokens that prefill takes at once; 0: 512 */
@@ -25,7 +31,10 @@ typedef struct mka_session_options {
     mka_type value_type;
     int exact; /* 1: activations stay float32 in every product. 0 (default): products with quantised weights round them, to 8 bits
                   in blocks of 32 for a few tokens, and to bf16 for more where the CPU multiplies that fastest */
-    mka_mla_form mla; /* how latent attention is computed; no effect on other models */
+    mka_memory_mode
+        memory;           /* tiers serve layers that see all tokens; those with a window, or latent ones, are kept as they are */
+    mka_memory_plan plan; /* of the tiers; key_type and value_type above are those of the local tier */
+    mka_mla_form mla;     /* how latent attention is computed; no effect on other models */
 } mka_session_options;
 
 MKA_API void mka_session_defaults(mka_session_options *options);
@@ -69,6 +78,15 @@ typedef struct mka_session_usage {
     uint64_t workspace_bytes;                     /* all other buffers of the session */
     uint64_t weight_bytes_read, cache_bytes_read; /* since the session was made */
 } mka_session_usage;
+
+/* What attention read by tier, since the session was made. MKA_OK's only. */
+MKA_API void mka_session_get_used(const mka_session *session, mka_used *used);
+
+/* 1 when some layer has tiers. */
+MKA_API int mka_session_is_tiered(const mka_session *session);
+
+/* Changes what recall promises, from the next token on. MKA_BAD_ARGUMENT names the field that is out of range. */
+MKA_API mka_status mka_session_set_recall(mka_session *session, const mka_recall *recall, mka_error *error);
 
 MKA_API void mka_session_get_usage(const mka_session *session, mka_session_usage *usage);
 

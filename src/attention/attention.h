@@ -11,7 +11,7 @@
 
 #include <mka/attention.h>
 
-#include "memory/local.h"
+#include "memory/tiers.h"
 #include "ops/ops.h"
 
 #define MKA_LEVELS 3
@@ -73,7 +73,7 @@ typedef struct mka_layer {
 
 /* What a layer remembers of one sequence. */
 typedef struct mka_layer_state {
-    mka_local cache[MKA_LEVELS];
+    mka_tiers cache[MKA_LEVELS];
     int caches;
     float *summary;        /* [width] session summary, NULL for variants without */
     const float *longterm; /* [longterm_rows][width], borrowed */
@@ -85,8 +85,10 @@ typedef struct mka_layer_state {
     X(q)                                                                                                                         \
     X(k)                                                                                                                         \
     X(v)                                                                                                                         \
-    X(out) X(mixed) X(summary_rows) X(longterm_rows) X(fused) X(hidden) X(lambda) X(q_latent) X(down) X(q_absorbed)              \
-        X(latent_out) X(block_latent) X(block_rows) X(block_k) X(block_v) X(run_m) X(run_z)
+    X(out)                                                                                                                       \
+    X(mixed)                                                                                                                     \
+    X(summary_rows) X(longterm_rows) X(fused) X(hidden) X(lambda) X(q_latent) X(down) X(q_absorbed) X(latent_out)                \
+        X(block_latent) X(block_rows) X(block_k) X(block_v) X(run_m) X(run_z)
 #define MKA_SCRATCH_SIZE(name)   size_t name;
 #define MKA_SCRATCH_BUFFER(name) float *name;
 typedef struct mka_attention_sizes {
@@ -133,9 +135,13 @@ void mka_attention_layout(const mka_attention_sizes *sizes, mka_arena *arena, mk
 /* Raises limits to what a pass over this layer asks of the operations. */
 void mka_attention_limits(const mka_layer_config *config, struct mka_ops_limits *limits);
 
-/* The caches and the summary of one layer, empty; summary [width] is borrowed (NULL for variants without). */
+/* 1 for a layer that may have a long-term tier: it sees all tokens, and its cache is one that the tier can hold. */
+int mka_layer_tiered(const mka_layer_config *config);
+
+/* The caches and the summary of one layer, empty; summary [width] is borrowed (NULL for variants without), and so is shared,
+ * which gives layers that may have one a long-term tier (NULL: none). */
 mka_status mka_layer_state_create(const mka_layer_config *config, mka_type key_type, mka_type value_type, int capacity,
-                                  float *summary, mka_layer_state *state, mka_error *error);
+                                  float *summary, mka_tiers_shared *shared, mka_layer_state *state, mka_error *error);
 void mka_layer_state_destroy(mka_layer_state *state);
 void mka_layer_state_reset(mka_layer_state *state, const mka_layer_config *config);
 

@@ -55,8 +55,8 @@ void mka_turn_q(const mka_attention_pass *pass) {
 void mka_turn_store_kv(const mka_attention_pass *pass, int cache) {
     const mka_layer_config *c = &pass->layer->config;
     turn(pass, pass->scratch->k, c->kv_heads, pass->layer->weights.k_norm);
-    mka_local_store(&pass->state->cache[cache], pass->ops, pass->first, pass->n, pass->scratch->k, k_width(c), pass->scratch->v,
-                    v_width(c));
+    mka_local_store(&pass->state->cache[cache].local, pass->ops, pass->first, pass->n, pass->scratch->k, k_width(c),
+                    pass->scratch->v, v_width(c));
 }
 
 void mka_attend_cache(const mka_attention_pass *pass, int cache, float *out) {
@@ -68,8 +68,7 @@ void mka_attend_cache(const mka_attention_pass *pass, int cache, float *out) {
                           .scale = c->scale,
                           .q = pass->scratch->q,
                           .out = out};
-    mka_local_job(&pass->state->cache[cache], pass->first + pass->n, &job);
-    pass->ops->attend(pass->ops, &job);
+    mka_tiers_attend(&pass->state->cache[cache], pass->ops, &job);
 }
 
 void mka_project_out(const mka_attention_pass *pass, const float *rows) {

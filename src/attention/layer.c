@@ -325,7 +325,7 @@ mka_status mka_attention_create(mka_engine *engine, const mka_attention_options 
     int routed = options->variant == MKA_MKA || options->variant == MKA_FASTMKA;
     if (!status)
         status = mka_layer_state_create(&a->layer.config, options->key_type, options->value_type, a->context,
-                                        routed ? a->summary : NULL, &a->state, error);
+                                        routed ? a->summary : NULL, NULL, &a->state, error);
     if (status) {
         mka_attention_destroy(a);
         return status;

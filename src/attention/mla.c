@@ -70,7 +70,7 @@ static void store_latents(const mka_attention_pass *pass) {
     pass->ops->norm(pass->ops, pass->n, c->latent_dim, c->norm_eps, down, width, w->kv_norm, down, width);
     pass->ops->rope(pass->ops, pass->n, 1, pass->rope->pairs, pass->rope->neighbours, down + c->latent_dim, width, c->rope_dim,
                     pass->cosine, pass->sine);
-    mka_local_store(&pass->state->cache[0], pass->ops, pass->first, pass->n, down, width, NULL, 0);
+    mka_local_store(&pass->state->cache[0].local, pass->ops, pass->first, pass->n, down, width, NULL, 0);
     if (pass->trace && pass->trace->latent)
         for (int i = 0; i < pass->n; i++)
             memcpy(pass->trace->latent + (size_t)i * c->latent_dim, down + (size_t)i * width,
@@ -103,7 +103,7 @@ static void attend_absorbed(const mka_attention_pass *pass) {
                (size_t)c->rope_dim * sizeof(float));
     mka_attend_job job = {
         .n = pass->n, .first = pass->first, .heads = c->heads, .scale = c->scale, .q = s->q_absorbed, .out = s->latent_out};
-    mka_local_job(&pass->state->cache[0], pass->first + pass->n, &job);
+    mka_local_job(&pass->state->cache[0].local, pass->first + pass->n, &job);
     pass->ops->attend(pass->ops, &job);
     multiply_heads(pass, pass->n, w->v_up, s->latent_out, c->latent_dim, c->heads * c->latent_dim, s->out, c->value_dim,
                    c->heads * c->value_dim);
@@ -115,7 +115,7 @@ static void expand_block(const mka_attention_pass *pass, int from, int count) {
     const mka_attention_scratch *s = pass->scratch;
     int width = row_width(c), keys = c->heads * c->head_dim;
     size_t tile = mka_key_tile_bytes(MKA_F32, c->head_dim);
-    for (int i = 0; i < count; i++) mka_local_key(&pass->state->cache[0], 0, from + i, s->block_latent + (size_t)i * width);
+    for (int i = 0; i < count; i++) mka_local_key(&pass->state->cache[0].local, 0, from + i, s->block_latent + (size_t)i * width);
     multiply_heads(pass, count, pass->layer->weights.k_up, s->block_latent, 0, width, s->block_rows, c->head_dim, keys);
     multiply_heads(pass, count, pass->layer->weights.v_up, s->block_latent, 0, width, s->block_v, EXPAND * c->value_dim,
                    c->value_dim);

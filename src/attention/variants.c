@@ -40,13 +40,20 @@ void mka_attention_limits(const mka_layer_config *c, struct mka_ops_limits *limi
     raise(&limits->kv_heads, mla ? 1 : c->kv_heads); /* expanded blocks are too short to be split */
 }
 
+int mka_layer_tiered(const mka_layer_config *config) {
+    mka_local_shape shapes[MKA_LEVELS];
+    mka_variant_get(config->variant)->caches(config, MKA_F16, MKA_F16, 1, shapes);
+    return config->window == 0 && mka_tiers_fit(&shapes[0], config->heads);
+}
+
 mka_status mka_layer_state_create(const mka_layer_config *config, mka_type key_type, mka_type value_type, int capacity,
-                                  float *summary, mka_layer_state *state, mka_error *error) {
+                                  float *summary, mka_tiers_shared *shared, mka_layer_state *state, mka_error *error) {
     *state = (mka_layer_state){.summary = summary};
     mka_local_shape shapes[MKA_LEVELS];
     int count = mka_variant_get(config->variant)->caches(config, key_type, value_type, capacity, shapes);
     for (; state->caches < count; state->caches++) {
-        mka_status status = mka_local_create(&shapes[state->caches], &state->cache[state->caches], error);
+        mka_status status = mka_tiers_create(&shapes[state->caches], mka_layer_tiered(config) ? shared : NULL,
+                                             &state->cache[state->caches], error);
         if (status) {
             mka_layer_state_destroy(state);
             return status;
@@ -56,11 +63,11 @@ mka_status mka_layer_state_create(const mka_layer_config *config, mka_type key_t
 }
 
 void mka_layer_state_destroy(mka_layer_state *state) {
-    for (int i = 0; i < state->caches; i++) mka_local_destroy(&state->cache[i]);
+    for (int i = 0; i < state->caches; i++) mka_tiers_destroy(&state->cache[i]);
     *state = (mka_layer_state){.caches = 0};
 }
 
 void mka_layer_state_reset(mka_layer_state *state, const mka_layer_config *config) {
-    for (int i = 0; i < state->caches; i++) mka_local_truncate(&state->cache[i], 0);
+    for (int i = 0; i < state->caches; i++) mka_tiers_cut(&state->cache[i], 0);
     if (state->summary) memset(state->summary, 0, (size_t)config->width * sizeof(float));
 }

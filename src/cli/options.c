@@ -26,6 +26,10 @@ typedef enum flag_kind {
     FLAG_TEMPLATE,
     FLAG_DEVICE,
     FLAG_MEMORY,
+    FLAG_MEMORIES,
+    FLAG_RECALL,
+    FLAG_LONGTERM,
+    FLAG_LOCAL,
     FLAG_FILL,
     FLAG_NUMBERS,
     FLAG_PHASES,
@@ -49,6 +53,7 @@ typedef struct flag {
 #define BENCH   (MKA_CLI_BENCH_LIMITS | MKA_CLI_BENCH_ATTENTION | MKA_CLI_BENCH_MODEL)
 #define SINGLE  (MODELS | MKA_CLI_INFO | MKA_CLI_TOKENIZE)
 #define ALL     (SINGLE | BENCH)
+#define TIERED  (RUNS | MKA_CLI_EVAL)
 #define LAYERS  MKA_CLI_BENCH_ATTENTION
 #define WHOLE   MKA_CLI_BENCH_MODEL
 #define AT(x)   offsetof(mka_cli_options, x)
@@ -124,7 +129,20 @@ static const flag flags[] = {
     {"--kv-type", NULL, "LIST", LAYERS, FLAG_TYPES, AT(kv_types), 0, 0, "cache types: f32, f16 (default), bf16, q8, q4"},
     {"--kv", NULL, "random|FILE", LAYERS, FLAG_TEXT, AT(kv), 0, 0,
      "keys and values: random (default), or in.k and in.v [kv_heads][tokens][head_dim] of a safetensors file, over and over"},
-    {"--memory", NULL, "MODE", LAYERS | WHOLE, FLAG_MEMORY, AT(memory), 0, 0, "dense (the only one in this version)"},
+    {"--memory", NULL, "LIST", LAYERS | WHOLE, FLAG_MEMORIES, AT(memories), 0, 0,
+     "dense, tiered, or auto: a row each (default: attention dense, model auto)"},
+    {"--memory", NULL, "MODE", TIERED, FLAG_MEMORY, AT(memory), 0, 0,
+     "how keys and values are kept: dense, tiered (a window, and long-term memory that is read where it matters), or auto: "
+     "tiered "
+     "for contexts above 16384 tokens (default)"},
+    {"--window", NULL, "N", TIERED | LAYERS | WHOLE, FLAG_INT, AT(plan.window), 64, 1 << 24,
+     "tiered: last tokens that are always read; a multiple of 64 (default 1024)"},
+    {"--recall", NULL, "HOW", TIERED | LAYERS | WHOLE, FLAG_RECALL, AT(plan.recall), 0, 0,
+     "tiered: auto (default), p=0.95 (share of the mass that is read), tokens=512 (at most), eps=0.01 (a certified bound of the "
+     "mass that is lost) or dense (all)"},
+    {"--kv-local", NULL, "TYPE", TIERED | WHOLE, FLAG_LOCAL, 0, 0, 0, "the same as -ctk TYPE -ctv TYPE"},
+    {"--kv-longterm", NULL, "TYPE", TIERED | LAYERS | WHOLE, FLAG_LONGTERM, 0, 0, 0,
+     "tiered: how long-term rows are stored: f32, f16, bf16, q8 (default) or q4"},
     {"--size", NULL, "BYTES", MKA_CLI_BENCH_LIMITS, FLAG_LONG, AT(size), 4096, 1e15,
      "buffer that is read from memory (default: four times the last-level cache, at least 256 MiB)"},
     {"-r", "--repeats", "N", BENCH, FLAG_INT, AT(repeats), 1, 1000, "samples of each figure after a warm-up (default 5)"},
@@ -145,7 +163,8 @@ enum { FLAG_TOTAL = sizeof flags / sizeof flags[0] };
 void mka_cli_options_defaults(mka_cli_options *options) {
     memset(options, 0, sizeof *options);
     options->tokens = MKA_CLI_UNSET;
-    options->key_type = options->value_type = options->mla = options->fill = MKA_CLI_UNSET;
+    options->key_type = options->value_type = options->mla = options->fill = options->memory = MKA_CLI_UNSET;
+    mka_memory_plan_defaults(&options->plan);
     options->repeats = 5;
     options->prompt_tokens = 512;
     mka_sampler_defaults(&options->sampler);
@@ -334,7 +353,7 @@ static const char *const *words_of(flag_kind kind) {
     static const char *const colors[] = {"auto", "always", "never", NULL};
     static const char *const forms[] = {"auto", "absorbed", "expanded", NULL};
     static const char *const fills[] = {"random", "model", NULL};
-    static const char *const memories[] = {"dense", NULL};
+    static const char *const memories[] = {"auto", "dense", "tiered", NULL};
     switch (kind) {
     case FLAG_COLOR:
         return colors;
@@ -344,6 +363,8 @@ static const char *const *words_of(flag_kind kind) {
         return mka_chat_templates();
     case FLAG_TYPE:
     case FLAG_TYPES:
+    case FLAG_LOCAL:
+    case FLAG_LONGTERM:
         return type_words;
     case FLAG_PHASES:
         return phase_words;
@@ -352,6 +373,7 @@ static const char *const *words_of(flag_kind kind) {
     case FLAG_FILL:
         return fills;
     case FLAG_MEMORY:
+    case FLAG_MEMORIES:
         return memories;
     default:
         return NULL;
@@ -361,12 +383,14 @@ static const char *const *words_of(flag_kind kind) {
 static int set_choice(mka_cli_options *options, const char *name, const flag *f, const char *typed, const char *value) {
     int *field = (int *)((char *)options + f->offset);
     const char *const *words = words_of(f->kind);
-    if (f->kind == FLAG_MEMORY && strcmp(value, "tiered") == 0)
-        return mka_cli_usage(name, "--memory tiered: memory tiers are not in this version; the only mode is dense");
     int index = choose(name, typed, value, words);
     if (index < 0) return 2;
     if (f->kind == FLAG_TEMPLATE) {
         options->chat_template = words[index];
+    } else if (f->kind == FLAG_LOCAL) {
+        options->key_type = options->value_type = (int)type_values[index];
+    } else if (f->kind == FLAG_LONGTERM) {
+        options->plan.key_type = options->plan.value_type = type_values[index];
     } else if (f->kind == FLAG_TYPE) {
         *field = (int)type_values[index];
     } else {
@@ -384,6 +408,8 @@ static int list_item(const char *name, const flag *f, const char *typed, const c
         *item = (int)whole;
         return 0;
     }
+    if (f->kind == FLAG_MEMORIES && strcmp(part, "dense") != 0)
+        return mka_cli_usage(name, "--memory %s: the benchmarks of this version measure dense memory only", part);
     int index = choose(name, typed, part, words_of(f->kind));
     if (index < 0) return 2;
     *item = f->kind == FLAG_TYPES                               ? (int)type_values[index]
@@ -405,6 +431,34 @@ static int set_list(mka_cli_options *options, const char *name, const flag *f, c
         at += length;
         if (*at == '\0') return 0;
     }
+}
+
+/* auto, dense, or one of p=, tokens=, eps= with its number. */
+static int set_recall(mka_cli_options *options, const char *name, const char *typed, const char *value) {
+    mka_recall recall = {.contract = MKA_RECALL_ESTIMATED};
+    double real = 0;
+    long long whole = 0;
+    int good = strcmp(value, "auto") == 0;
+    if (strcmp(value, "dense") == 0) {
+        recall.contract = MKA_RECALL_DENSE;
+        good = 1;
+    } else if (strncmp(value, "p=", 2) == 0) {
+        good = mka_cli_parse_real(value + 2, 0, 1, &real) && real > 0 && real < 1;
+        recall.share = (float)real;
+    } else if (strncmp(value, "eps=", 4) == 0) {
+        good = mka_cli_parse_real(value + 4, 0, 1, &real) && real < 1;
+        recall.contract = MKA_RECALL_CERTIFIED;
+        recall.eps = (float)real;
+    } else if (strncmp(value, "tokens=", 7) == 0) {
+        good = mka_cli_parse_int(value + 7, 1, 1 << 27, &whole);
+        recall.tokens = (int)whole;
+    }
+    if (!good)
+        return mka_cli_usage(name,
+                             "%s: '%s' is not auto, dense, p=0.95 (0 < p < 1), tokens=512 (1 or more) or eps=0.01 (0 <= eps < 1)",
+                             typed, value);
+    options->plan.recall = recall;
+    return 0;
 }
 
 static int set_device(mka_cli_options *options, const char *name, const char *value) {
@@ -431,7 +485,10 @@ static int set_value(mka_cli_options *options, const char *name, const flag *f, 
         return set_seed(options, name, typed, value);
     case FLAG_DEVICE:
         return set_device(options, name, value);
+    case FLAG_RECALL:
+        return set_recall(options, name, typed, value);
     case FLAG_NUMBERS:
+    case FLAG_MEMORIES:
     case FLAG_PHASES:
     case FLAG_VARIANTS:
     case FLAG_TYPES:

@@ -46,12 +46,14 @@ typedef struct mka_cli_options {
     mka_sampler_options sampler;
     int key_type, value_type; /* an mka_type, or MKA_CLI_UNSET */
     int mla;                  /* an mka_mla_form, or MKA_CLI_UNSET */
+    int memory;               /* an mka_memory_mode, or MKA_CLI_UNSET */
+    mka_memory_plan plan;
     int color;                /* an mka_cli_color */
     /* bench */
     const char *shape, *kv;
-    mka_cli_list threads_list, phases, variants, heads, kv_heads, head_dims, q_lens, kv_lens, kv_types, depths;
+    mka_cli_list threads_list, phases, variants, heads, kv_heads, head_dims, q_lens, kv_lens, kv_types, depths, memories;
     long long size;
-    int repeats, prompt_tokens, memory, fill; /* fill: an mka_cli_fill, or MKA_CLI_UNSET */
+    int repeats, prompt_tokens, fill; /* fill: an mka_cli_fill, or MKA_CLI_UNSET */
     int verbose, json, exact, chat, ignore_eos, no_parse_special, no_bos, help;
     const char **arguments; /* what is not a flag; points into the caller's array */
     int argument_count;

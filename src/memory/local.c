@@ -113,11 +113,28 @@ void mka_local_truncate(mka_local *local, int length) {
     }
 }
 
+void mka_local_forget(mka_local *local, int from, int to) {
+    const mka_local_shape *shape = &local->shape;
+    size_t begin = (size_t)from / MKA_TILE, count = (size_t)to / MKA_TILE - begin;
+    for (int head = 0; head < shape->kv_heads; head++) {
+        size_t tile = (size_t)head * local->tiles + begin;
+        mka_pages_discard(local->keys + tile * local->key_tile, count * local->key_tile);
+        if (!shape->shared) mka_pages_discard(local->values + tile * local->value_tile, count * local->value_tile);
+    }
+}
+
 void mka_local_key(const mka_local *local, int head, int token, float *x) {
     const mka_local_shape *shape = &local->shape;
     size_t tile = (size_t)head * local->tiles + (size_t)token / MKA_TILE;
     mka_get_key(shape->key_type, shape->key_dim, local->keys + tile * local->key_tile, token % MKA_TILE, x);
     if (shape->key_type == MKA_Q4_0) mka_hadamard(shape->key_dim, x);
+}
+
+void mka_local_value(const mka_local *local, int head, int token, float *x) {
+    const mka_local_shape *shape = &local->shape;
+    size_t tile = (size_t)head * local->tiles + (size_t)token / MKA_TILE;
+    mka_get_value(shape->value_type, shape->value_dim, local->values + tile * local->value_tile, token % MKA_TILE, x);
+    if (shape->value_type == MKA_Q4_0) mka_hadamard(shape->value_dim, x);
 }
 
 void mka_local_job(const mka_local *local, int count, mka_attend_job *job) {

@@ -41,8 +41,12 @@ void mka_local_store(mka_local *local, mka_ops *ops, int first, int n, const flo
 /* Gives the pages behind tokens length.. back to the system. */
 void mka_local_truncate(mka_local *local, int length);
 
-/* The key of one token as float [key_dim], as it is stored. */
+/* Gives back the pages of tokens from..to - 1 alone; from is a multiple of MKA_TILE. They read as zeros from then on. */
+void mka_local_forget(mka_local *local, int from, int to);
+
+/* The key of one token as float [key_dim], and its value as float [value_dim], as they are stored. */
 void mka_local_key(const mka_local *local, int head, int token, float *x);
+void mka_local_value(const mka_local *local, int head, int token, float *x);
 
 /* Fills the cache's side of a job: the first count tokens. */
 void mka_local_job(const mka_local *local, int count, mka_attend_job *job);

@@ -379,14 +379,15 @@ static void noise_share(void *argument, int thread, int threads) {
 
 /* n tokens at position first of one cache; noise has room for FILL rows of keys and values. */
 enum { FILL = 256 };
-static void fill_cache(mka_session *s, mka_local *cache, int first, int n, uint64_t seed, float *noise) {
-    const mka_local_shape *c = &cache->shape;
+static void fill_cache(mka_session *s, mka_tiers *cache, int first, int n, uint64_t seed, float *noise) {
+    const mka_local_shape *c = &cache->local.shape;
     int key = c->kv_heads * c->key_dim, value = c->kv_heads * c->value_dim;
     for (int done = 0; done < n; done += FILL) {
         int count = n - done < FILL ? n - done : FILL;
         noise_task task = {noise, (size_t)count * (size_t)(key + value), mix(seed + (uint64_t)(first + done))};
         mka_pool_run(s->ops.pool, noise_share, &task);
-        mka_local_store(cache, &s->ops, first + done, count, noise, key, noise + (size_t)count * (size_t)key, value);
+        mka_local_store(&cache->local, &s->ops, first + done, count, noise, key, noise + (size_t)count * (size_t)key, value);
+        if (cache->shared) mka_tiers_settle(cache, &s->ops, first + done + count);
     }
 }
 
@@ -398,7 +399,7 @@ mka_status mka_session_fill(mka_session *s, int count, uint64_t seed, mka_error 
     size_t widest = 0;
     for (int i = 0; i < s->model->sizes.layers; i++)
         for (int j = 0; j < s->layers[i].caches; j++) {
-            const mka_local_shape *c = &s->layers[i].cache[j].shape;
+            const mka_local_shape *c = &s->layers[i].cache[j].local.shape;
             size_t width = (size_t)c->kv_heads * (size_t)(c->key_dim + c->value_dim);
             widest = width > widest ? width : widest;
         }

@@ -12,6 +12,7 @@
 
 void mka_session_defaults(mka_session_options *options) {
     *options = (mka_session_options){.key_type = MKA_F16, .value_type = MKA_F16};
+    mka_memory_plan_defaults(&options->plan);
 }
 
 /* ---- layout ---- */
@@ -37,11 +38,27 @@ static void layout_ops(mka_session *s) {
     mka_ops_layout(&s->ops, &limits, &s->work);
 }
 
+static void layout_tiers(mka_session *s) {
+    mka_recall_limits limits = {.context = s->options.context};
+    int heads = 1;
+    for (int i = 0; i < s->model->sizes.layers; i++) {
+        const mka_layer_config *c = &s->model->blocks[i].attention.config;
+        if (!mka_layer_tiered(c)) continue;
+        limits.head_rows = raised(limits.head_rows, c->heads / c->kv_heads);
+        limits.kv_heads = raised(limits.kv_heads, c->kv_heads);
+        limits.key_dim = raised(limits.key_dim, c->head_dim);
+        limits.value_dim = raised(limits.value_dim, c->value_dim);
+        heads = raised(heads, c->heads);
+    }
+    mka_tiers_layout(&s->tiers, &limits, s->options.chunk, heads, mka_pool_threads(s->ops.pool), &s->work);
+}
+
 void mka_session_layout(mka_session *s) {
     const mka_sizes *sizes = &s->model->sizes;
     size_t chunk = (size_t)s->options.chunk, width = (size_t)sizes->width, ffn = (size_t)sizes->ffn;
     mka_arena *work = &s->work;
     layout_ops(s);
+    if (s->tiered) layout_tiers(s);
     s->x = mka_arena_take(work, chunk * width, sizeof(float));
     s->h = mka_arena_take(work, chunk * width, sizeof(float));
     s->y = mka_arena_take(work, chunk * width, sizeof(float));
@@ -77,9 +94,17 @@ static mka_status check_options(mka_session *s, mka_error *error) {
     if (!mka_cache_type(o->key_type) || !mka_cache_type(o->value_type))
         return mka_fail(error, MKA_BAD_ARGUMENT, "a cache cannot be stored as %s; f32, f16, bf16, q8 and q4 can",
                         mka_type_name(mka_cache_type(o->key_type) ? o->value_type : o->key_type));
+    if ((int)o->memory < MKA_MEMORY_AUTO || o->memory > MKA_MEMORY_TIERED)
+        return mka_fail(error, MKA_BAD_ARGUMENT, "%d is no kind of memory", (int)o->memory);
+    mka_status status = mka_memory_plan_check(&o->plan, error);
+    if (status) return status;
     if ((int)o->mla < MKA_MLA_AUTO || o->mla > MKA_MLA_EXPANDED)
         return mka_fail(error, MKA_BAD_ARGUMENT, "%d is no form of latent attention", (int)o->mla);
     if (o->chunk > o->context) o->chunk = o->context;
+    s->tiers.plan = o->plan;
+    s->tiered = 0;
+    for (int i = 0; i < s->model->sizes.layers; i++) s->tiered |= mka_layer_tiered(&s->model->blocks[i].attention.config);
+    s->tiered &= o->memory == MKA_MEMORY_TIERED || (o->memory == MKA_MEMORY_AUTO && o->context >= MKA_TIERED_FROM);
     return MKA_OK;
 }
 
@@ -106,9 +131,10 @@ static mka_status create_layers(mka_session *s, mka_error *error) {
         const mka_layer_config *c = &s->model->blocks[i].attention.config;
         float *summary = mka_variant_get(c->variant)->recurrent ? s->summaries + (size_t)i * (size_t)sizes->width : NULL;
         mka_status status = mka_layer_state_create(c, s->options.key_type, s->options.value_type, s->options.context, summary,
-                                                   &s->layers[i], error);
+                                                   s->tiered ? &s->tiers : NULL, &s->layers[i], error);
         if (status) return status;
-        for (int j = 0; j < s->layers[i].caches; j++) s->cache_reserved += s->layers[i].cache[j].bytes;
+        for (int j = 0; j < s->layers[i].caches; j++)
+            s->cache_reserved += mka_tiers_bytes(&s->layers[i].cache[j], s->options.context);
     }
     return MKA_OK;
 }
@@ -182,6 +208,14 @@ static mka_status check_tokens(const mka_session *s, const int *tokens, size_t c
     return MKA_OK;
 }
 
+/* What a stopped pass left behind in the caches is forgotten: tiers may have closed blocks of tokens that never came to be. */
+static mka_status cancelled(mka_session *s, size_t done, size_t count, mka_error *error) {
+    for (int i = 0; i < s->model->sizes.layers; i++)
+        for (int j = 0; j < s->layers[i].caches; j++)
+            if (s->layers[i].cache[j].shared) mka_tiers_cut(&s->layers[i].cache[j], s->length);
+    return mka_fail(error, MKA_CANCELLED, "stopped after %zu of %zu tokens", done, count);
+}
+
 /* Runs the next chunk. A pass that is stopped half way leaves rows in the caches beyond length, which the next pass overwrites;
  * a session summary cannot be taken back, so such models are only stopped between chunks. */
 static mka_status run_chunk(run *r, int *n, mka_error *error) {
@@ -191,7 +225,8 @@ static mka_status run_chunk(run *r, int *n, mka_error *error) {
     int between = r->progress && !s->recurrent;
     if ((r->progress && r->progress(r->user, r->done, r->count)) ||
         mka_forward(s, r->tokens + r->done, *n, between ? stop_between_layers : NULL, r))
-        return mka_fail(error, MKA_CANCELLED, "stopped after %zu of %zu tokens", r->done, r->count);
+        return cancelled(s, r->done, r->count, error);
+    if (s->tiers.failed) return mka_fail(error, s->tiers.error.status, "%s", s->tiers.error.message);
     s->length += *n;
     r->done += (size_t)*n;
     return MKA_OK;
@@ -252,11 +287,17 @@ mka_status mka_session_truncate(mka_session *s, int length, mka_error *error) {
     if (length > 0 && s->recurrent)
         return mka_fail(error, MKA_UNSUPPORTED,
                         "this model keeps a running session summary, which cannot be taken back to token %d", length);
+    for (int i = 0; i < s->model->sizes.layers; i++)
+        for (int j = 0; j < s->layers[i].caches; j++)
+            if (!mka_tiers_can_cut(&s->layers[i].cache[j], length))
+                return mka_fail(error, MKA_UNSUPPORTED,
+                                "tokens before token %d have gone to long-term memory; only the last ones can be taken back",
+                                length);
     for (int i = 0; i < s->model->sizes.layers; i++) {
         if (length == 0)
             mka_layer_state_reset(&s->layers[i], &s->model->blocks[i].attention.config);
         else
-            for (int j = 0; j < s->layers[i].caches; j++) mka_local_truncate(&s->layers[i].cache[j], length);
+            for (int j = 0; j < s->layers[i].caches; j++) mka_tiers_cut(&s->layers[i].cache[j], length);
     }
     s->length = length;
     return MKA_OK;
@@ -266,4 +307,19 @@ void mka_session_get_usage(const mka_session *s, mka_session_usage *usage) {
     uint64_t token = mka_model_cache_bytes(s->model, s->options.key_type, s->options.value_type);
     *usage = (mka_session_usage){token * (uint64_t)s->length, s->cache_reserved, s->work.size, s->ops.weight_bytes,
                                  s->ops.cache_bytes};
+}
+
+void mka_session_get_used(const mka_session *s, mka_used *used) {
+    *used = s->tiers.used;
+}
+
+int mka_session_is_tiered(const mka_session *s) {
+    return s->tiered;
+}
+
+mka_status mka_session_set_recall(mka_session *s, const mka_recall *recall, mka_error *error) {
+    mka_succeed(error);
+    mka_status status = mka_recall_check(recall, error);
+    if (!status) s->tiers.plan.recall = *recall;
+    return status;
 }

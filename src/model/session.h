@@ -2,7 +2,7 @@
  *
  * One workspace, laid out once by mka_session_layout:
  *
- *   | ops scratch | x | h | y | cosines, sines | session summaries | ( attention | gate, up | score tile ) |
+ *   | ops scratch | tiers | x | h | y | cosines, sines | session summaries | ( attention | gate, up | score tile ) |
  *
  * The three in brackets are never alive at the same time and share their place.
  */
@@ -28,7 +28,9 @@ struct mka_session {
     float *score_m, *score_z, *score_c, *score_target; /* [chunk] */
     mka_attention_scratch attention;
     uint64_t cache_reserved;
-    int recurrent; /* 1: some layer's state cannot be cut back */
+    mka_tiers_shared tiers; /* where the session is tiered */
+    int tiered;             /* 1: some layer has a long-term tier */
+    int recurrent;          /* 1: some layer's state cannot be cut back */
 };
 
 /* Sizes (arena measuring) or places (carving) all buffers. */

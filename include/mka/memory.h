@@ -1,0 +1,101 @@
+/* mka/memory.h - the tiered key/value memory of one sequence, for any engine that has keys and values; no model is needed.
+ *
+ *   append -> [ L1 local: first tokens, window, open block ] -> close -> [ L3 long-term: signs, means, rows ]
+ *   attend <- all of L1, the recalled tokens of L3, estimates of the rest (L2), merged by one softmax
+ *
+ * Tokens that leave the window are stored in closed blocks of 64. Every query scans the signs of their keys, reads the rows that
+ * matter to it, and takes the rest as an estimate from the mean value of every 16 tokens. What a query gets depends on its
+ * position alone, not on how many tokens came with it.
+ */
+#ifndef MKA_MEMORY_H
+#define MKA_MEMORY_H
+
+#include <mka/mka.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum mka_contract {
+    MKA_RECALL_ESTIMATED, /* read what matters by the scan's estimate; estimate the rest */
+    MKA_RECALL_CERTIFIED, /* never lose more than eps of the softmax mass of the stored cache; what is lost is left out */
+    MKA_RECALL_DENSE      /* read everything */
+} mka_contract;
+
+/* What recall promises. With MKA_RECALL_ESTIMATED and neither share nor tokens set, tokens are read whose estimated weight in the
+ * softmax exceeds a fixed threshold: heads that look at little read little, and diffuse ones are estimated. */
+typedef struct mka_recall {
+    mka_contract contract;
+    float share; /* estimated: > 0: read, of the tokens that the scan lists, the heaviest until this share of the mass is read; <
+                    1 */
+    int tokens;  /* estimated: > 0: read at most about so many long-term tokens a query and key/value head, the heaviest */
+    float eps;   /* certified: 0 <= eps < 1 */
+} mka_recall;
+
+typedef struct mka_memory_plan {
+    int sinks;                     /* first tokens that are always read; a multiple of 64. Default 64 */
+    int window;                    /* last tokens that are always read, at least; a multiple of 64. Default 1024 */
+    mka_type key_type, value_type; /* of long-term rows: MKA_F32, MKA_F16, MKA_BF16, MKA_Q8_0 (default) or MKA_Q4_0 */
+    mka_recall recall;
+} mka_memory_plan;
+
+MKA_API void mka_memory_plan_defaults(mka_memory_plan *plan);
+
+/* What attention read. Sums over calls; divide by queries for means. */
+typedef struct mka_used {
+    uint64_t queries;                /* pairs of a query token and a key/value head that had long-term tokens */
+    uint64_t long_tokens;            /* long-term tokens that those pairs could have read */
+    uint64_t scored_tokens;          /* of these, tokens whose key was read */
+    uint64_t read_tokens;            /* and tokens whose key and value were read */
+    uint64_t local_bytes;            /* L1: keys and values */
+    uint64_t mean_bytes;             /* L2 */
+    uint64_t scan_bytes;             /* L3: signs and factors */
+    uint64_t key_bytes, value_bytes; /* L3: rows */
+    double unread_mass; /* sum over pairs: the share of the softmax that was estimated or, if certified, left out; the
+                           mean over the head's queries */
+    double lost_bound;  /* certified: the largest share that can have been left out */
+} mka_used;
+
+typedef struct mka_memory mka_memory;
+
+typedef struct mka_memory_options {
+    int layers, heads, kv_heads, head_dim; /* kv_heads divides heads; head_dim <= 256 */
+    int context;                           /* tokens that it can hold */
+    int queries;                           /* of one call at most; 0: 512 */
+    float scale;                           /* of the scores; 0: head_dim^-0.5 */
+    mka_type local;                        /* how L1 stores keys and values */
+    mka_memory_plan plan;
+} mka_memory_options;
+
+MKA_API void mka_memory_defaults(mka_memory_options *options);
+
+/* Makes an empty memory. The engine must outlive it. On failure *memory is NULL: MKA_BAD_ARGUMENT names the option, MKA_NO_MEMORY
+ * says what was asked. One thread at a time. */
+MKA_API mka_status mka_memory_create(mka_engine *engine, const mka_memory_options *options, mka_memory **memory,
+                                     mka_error *error);
+MKA_API void mka_memory_destroy(mka_memory *memory);
+
+/* Appends n tokens to one layer. keys, values: float [n][kv_heads][head_dim], after rotation; copied. Layers are appended in any
+ * order. MKA_CONTEXT_FULL: they do not fit, nothing was appended. */
+MKA_API mka_status mka_memory_append(mka_memory *memory, int layer, int n, const float *keys, const float *values,
+                                     mka_error *error);
+
+/* Attention of n queries that stand at the last n of the layer's tokens (causal among themselves): queries, out: float
+ * [n][heads][head_dim]; out overlaps nothing. used (may be NULL) is added to. Tokens that left the window are moved to the
+ * long-term tier here. Never allocates. */
+MKA_API mka_status mka_memory_attend(mka_memory *memory, int layer, int n, const float *queries, float *out, mka_used *used,
+                                     mka_error *error);
+
+/* Tokens that a layer holds. */
+MKA_API int mka_memory_length(const mka_memory *memory, int layer);
+
+/* Changes the contract from the next call on. MKA_BAD_ARGUMENT names the field that is out of range. */
+MKA_API mka_status mka_memory_set_recall(mka_memory *memory, const mka_recall *recall, mka_error *error);
+
+/* Forgets all tokens. */
+MKA_API void mka_memory_reset(mka_memory *memory);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

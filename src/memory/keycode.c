@@ -1,0 +1,69 @@
+/* keycode - see keycode.h. */
+#include "keycode.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "scalar/half.h"
+
+/* A fixed pattern of random bits: flips of the turn. It must never change, or saved memories would be read wrongly. */
+static const uint32_t flips[8] = {0x9e3779b9U, 0x7f4a7c15U, 0xf39cc060U, 0x5cedc834U,
+                                  0x1082276bU, 0xf3a27251U, 0xf86c6a11U, 0xd0c18e95U};
+
+void mka_turn(int d, float *x) {
+    for (int i = 0; i < d; i++)
+        if (flips[i / 32 % 8] >> i % 32 & 1) x[i] = -x[i];
+    mka_hadamard(d, x);
+}
+
+float mka_sign_factor(int d, const float *key) {
+    float squares = 0, sum = 0;
+    for (int i = 0; i < d; i++) squares += key[i] * key[i], sum += fabsf(key[i]);
+    float factor = squares / sum;
+    return isfinite(factor) && factor < 65504.0F ? factor : 0.0F;
+}
+
+float mka_sign_bound(int d, const float *key) {
+    float factor = f16_to_f32(f32_to_f16(mka_sign_factor(d, key)));
+    double squares = 0;
+    if (factor <= 0) return 0.0F;
+    for (int i = 0; i < d; i++) {
+        double rest = (double)key[i] - (key[i] >= 0 ? (double)factor : -(double)factor);
+        squares += rest * rest;
+    }
+    return (float)(sqrt(squares) / (double)factor * (1 + 1e-6));
+}
+
+size_t mka_scan_tables_bytes(int r, int d) {
+    return (size_t)mka_scan_lines(d) * (size_t)r * 32;
+}
+
+static float at(const float *x, int d, int i) {
+    return i < d ? x[i] : 0.0F;
+}
+
+void mka_scan_tables(int r, int i, int d, const float *x, uint8_t *tables, float *step, float *base, float *slack) {
+    int lines = mka_scan_lines(d);
+    float widest = 0, low = 0;
+    for (int n = 0; n < 2 * lines; n++) {
+        float sum = 0;
+        for (int b = 0; b < 4; b++) sum += fabsf(at(x, d, 4 * n + b));
+        low -= sum;
+        if (!(sum <= widest)) widest = sum; /* a NaN stays */
+    }
+    int good = isfinite(low) && widest > 0;
+    float unit = good ? 2 * widest / MKA_SCAN_MOST : 0, inverse = good ? 1 / unit : 0;
+    for (int n = 0; n < 2 * lines; n++) {
+        uint8_t *table = tables + ((size_t)(n / 2) * (size_t)r + (size_t)i) * 32 + (size_t)(n % 2) * 16;
+        float y[4], least = 0, sums[16];
+        for (int b = 0; b < 4; b++) y[b] = at(x, d, 4 * n + b), least -= fabsf(y[b]);
+        for (int v = 0; v < 16; v++) {
+            sums[v] = 0;
+            for (int b = 0; b < 4; b++) sums[v] += v >> b & 1 ? y[b] : -y[b];
+            table[v] = good ? (uint8_t)lrintf((sums[v] - least) * inverse) : 0;
+        }
+    }
+    *step = unit;
+    *base = isfinite(low) ? low : NAN;
+    *slack = unit * (0.5F + 1e-4F) * (float)(2 * lines);
+}

@@ -1,0 +1,163 @@
+/* memory - the public face of the tiers (mka/memory.h): the layers of one sequence, without a model around them. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/status.h"
+#include "tiers.h"
+
+#define MOST_TOKENS (1 << 27)
+
+typedef struct layer {
+    mka_tiers tiers;
+    int length;
+} layer;
+
+struct mka_memory {
+    mka_memory_options options;
+    mka_ops ops;
+    mka_arena work;
+    mka_tiers_shared shared;
+    layer *layers; /* [options.layers] */
+};
+
+void mka_memory_defaults(mka_memory_options *options) {
+    *options = (mka_memory_options){.layers = 1, .context = 131072, .queries = 512, .local = MKA_F16};
+    mka_memory_plan_defaults(&options->plan);
+}
+
+static mka_status check(const mka_memory_options *o, mka_error *error) {
+    const struct {
+        const char *name;
+        int value, low, high;
+    } ranges[] = {{"layers", o->layers, 1, 4096},          {"heads", o->heads, 1, 4096},
+                  {"kv_heads", o->kv_heads, 1, o->heads},  {"head_dim", o->head_dim, 16, 256},
+                  {"context", o->context, 1, MOST_TOKENS}, {"queries", o->queries, 1, 8192}};
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
+        if (ranges[i].value < ranges[i].low || ranges[i].value > ranges[i].high)
+            return mka_fail(error, MKA_BAD_ARGUMENT, "%s of a memory is %d; it must be between %d and %d", ranges[i].name,
+                            ranges[i].value, ranges[i].low, ranges[i].high);
+    if (o->heads % o->kv_heads || o->heads / o->kv_heads > 64)
+        return mka_fail(error, MKA_BAD_ARGUMENT, "%d key/value heads for %d heads: they must divide them, into 64 or fewer each",
+                        o->kv_heads, o->heads);
+    if (!(o->scale >= 0) || !isfinite(o->scale))
+        return mka_fail(error, MKA_BAD_ARGUMENT, "scale %g of the scores is out of range", (double)o->scale);
+    if (!mka_cache_type(o->local))
+        return mka_fail(error, MKA_BAD_ARGUMENT, "the local tier cannot be stored as %s; f32, f16, bf16, q8 and q4 can",
+                        mka_type_name(o->local));
+    return mka_memory_plan_check(&o->plan, error);
+}
+
+static mka_status lay_out(mka_memory *memory, mka_error *error) {
+    const mka_memory_options *o = &memory->options;
+    struct mka_ops_limits limits = {.rows = o->queries,
+                                    .cols = 1,
+                                    .head_rows = o->heads / o->kv_heads,
+                                    .key_dim = o->head_dim,
+                                    .value_dim = o->head_dim,
+                                    .kv_heads = o->kv_heads,
+                                    .context = o->context};
+    mka_recall_limits recall = {o->heads / o->kv_heads, o->kv_heads, o->head_dim, o->head_dim, o->context};
+    for (int pass = 0; pass < 2; pass++) { /* measure, then carve */
+        mka_ops_layout(&memory->ops, &limits, &memory->work);
+        mka_tiers_layout(&memory->shared, &recall, o->queries, o->heads, mka_pool_threads(memory->ops.pool), &memory->work);
+        if (pass == 0) {
+            mka_status status = mka_arena_reserve(&memory->work, error);
+            if (status) return status;
+        }
+    }
+    return MKA_OK;
+}
+
+mka_status mka_memory_create(mka_engine *engine, const mka_memory_options *options, mka_memory **out, mka_error *error) {
+    *out = NULL;
+    mka_succeed(error);
+    mka_memory *memory = calloc(1, sizeof *memory);
+    if (!memory) return mka_fail(error, MKA_NO_MEMORY, "no memory for a memory");
+    mka_memory_options *o = &memory->options;
+    *o = *options;
+    if (o->queries == 0) o->queries = 512;
+    mka_status status = check(o, error);
+    if (status) goto fail;
+    if (o->scale == 0) o->scale = 1.0F / sqrtf((float)o->head_dim);
+    memory->layers = calloc((size_t)o->layers, sizeof *memory->layers);
+    if (!memory->layers) {
+        status = mka_fail(error, MKA_NO_MEMORY, "no memory for %d layers", o->layers);
+        goto fail;
+    }
+    memory->shared.plan = o->plan;
+    mka_ops_cpu(&memory->ops, engine);
+    status = lay_out(memory, error);
+    mka_local_shape shape = {o->kv_heads, o->head_dim, o->head_dim, 0, o->local, o->local, o->context};
+    for (int i = 0; i < o->layers && !status; i++)
+        status = mka_tiers_create(&shape, &memory->shared, &memory->layers[i].tiers, error);
+    if (status) goto fail;
+    *out = memory;
+    return MKA_OK;
+fail:
+    mka_memory_destroy(memory);
+    return status;
+}
+
+void mka_memory_destroy(mka_memory *memory) {
+    if (!memory) return;
+    for (int i = 0; memory->layers && i < memory->options.layers; i++) mka_tiers_destroy(&memory->layers[i].tiers);
+    free(memory->layers);
+    mka_arena_free(&memory->work);
+    free(memory);
+}
+
+static mka_status check_layer(const mka_memory *memory, int index, mka_error *error) {
+    mka_succeed(error);
+    if (index >= 0 && index < memory->options.layers) return MKA_OK;
+    return mka_fail(error, MKA_BAD_ARGUMENT, "layer %d of a memory of %d layers", index, memory->options.layers);
+}
+
+mka_status mka_memory_append(mka_memory *memory, int index, int n, const float *keys, const float *values, mka_error *error) {
+    const mka_memory_options *o = &memory->options;
+    mka_status status = check_layer(memory, index, error);
+    if (status) return status;
+    layer *l = &memory->layers[index];
+    if (n < 1) return mka_fail(error, MKA_BAD_ARGUMENT, "%d tokens are too few to append", n);
+    if (n > o->context - l->length)
+        return mka_fail(error, MKA_CONTEXT_FULL, "%d tokens do not fit: %d of %d are taken", n, l->length, o->context);
+    int width = o->kv_heads * o->head_dim;
+    mka_local_store(&l->tiers.local, &memory->ops, l->length, n, keys, width, values, width);
+    l->length += n;
+    return MKA_OK;
+}
+
+mka_status mka_memory_attend(mka_memory *memory, int index, int n, const float *queries, float *out, mka_used *used,
+                             mka_error *error) {
+    const mka_memory_options *o = &memory->options;
+    mka_status status = check_layer(memory, index, error);
+    if (status) return status;
+    layer *l = &memory->layers[index];
+    if (n < 1 || n > o->queries || n > l->length)
+        return mka_fail(error, MKA_BAD_ARGUMENT, "%d queries over %d tokens: 1 to %d queries can stand at the end of a layer", n,
+                        l->length, o->queries);
+    mka_attend_job job = {.n = n, .first = l->length - n, .heads = o->heads, .scale = o->scale, .q = queries, .out = out};
+    memory->shared.used = used ? *used : (mka_used){.queries = 0};
+    mka_tiers_attend(&l->tiers, &memory->ops, &job);
+    if (used) *used = memory->shared.used;
+    if (!memory->shared.failed) return MKA_OK;
+    memory->shared.failed = 0;
+    return mka_fail(error, memory->shared.error.status, "%s", memory->shared.error.message);
+}
+
+int mka_memory_length(const mka_memory *memory, int index) {
+    return index >= 0 && index < memory->options.layers ? memory->layers[index].length : 0;
+}
+
+mka_status mka_memory_set_recall(mka_memory *memory, const mka_recall *recall, mka_error *error) {
+    mka_succeed(error);
+    mka_status status = mka_recall_check(recall, error);
+    if (!status) memory->shared.plan.recall = *recall;
+    return status;
+}
+
+void mka_memory_reset(mka_memory *memory) {
+    for (int i = 0; i < memory->options.layers; i++) {
+        mka_tiers_cut(&memory->layers[i].tiers, 0);
+        memory->layers[i].length = 0;
+    }
+}

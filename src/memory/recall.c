@@ -1,0 +1,186 @@
+/* recall - the operation as a whole: where its states lie, its phases, and the merge (see recall.h). */
+#include <math.h>
+#include <string.h>
+
+#include "base/status.h"
+#include "recall_parts.h"
+
+enum { MOST_QUERIES = 16 };                  /* of one round */
+static const size_t round_bytes = 16U << 20; /* of segments' states, aimed for */
+
+/* ---- layout: a state is its struct, then its arrays; one function places them and measures ---- */
+
+static void *take(unsigned char *base, size_t *used, size_t count, size_t size) {
+    void *start = base ? base + *used : NULL;
+    *used += (count * size + MKA_ALIGN - 1) / MKA_ALIGN * MKA_ALIGN;
+    return start;
+}
+
+/* base NULL: only measures. */
+static size_t place_pair(unsigned char *base, size_t r, int d, pair *p) {
+    size_t used = 0;
+    take(base, &used, 1, sizeof *p);
+    p->x = take(base, &used, r * (size_t)d, sizeof(float));
+    float **rows[] = {&p->constant, &p->length, &p->slack, &p->total, &p->skip};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) *rows[i] = take(base, &used, r, sizeof(float));
+    p->rows = take(base, &used, r, sizeof(mka_scan_row));
+    p->tables = take(base, &used, 1, mka_scan_tables_bytes((int)r, d));
+    return used;
+}
+
+static size_t place_segment(unsigned char *base, size_t r, int value_dim, segment *s) {
+    size_t used = 0;
+    take(base, &used, 1, sizeof *s);
+    s->tokens = take(base, &used, LIST_MOST, sizeof(int));
+    s->lifts = take(base, &used, LIST_MOST, sizeof(float));
+    s->keys = take(base, &used, LIST_MOST, sizeof(float));
+    s->weights = take(base, &used, LIST_MOST * r, sizeof(float));
+    s->mass = take(base, &used, r * SEGMENT_MEANS, sizeof(float));
+    float **rows[] = {&s->sum, &s->m, &s->z, &s->unread};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) *rows[i] = take(base, &used, r, sizeof(float));
+    s->acc = take(base, &used, r * (size_t)value_dim, sizeof(float));
+    return used;
+}
+
+void mka_pair_place(const recall *r, pair *p) {
+    place_pair((unsigned char *)p, (size_t)p->r, r->job->longterm->shape.key_dim, p);
+}
+
+void mka_segment_place(const recall *r, segment *s) {
+    size_t rows = (size_t)(r->job->heads / r->job->longterm->shape.kv_heads);
+    place_segment((unsigned char *)s, rows, r->job->longterm->shape.value_dim, s);
+}
+
+pair *mka_pair_at(const recall *r, size_t index) {
+    return (pair *)(void *)(r->work->pairs + index * r->work->pair_bytes);
+}
+
+segment *mka_segment_at(const recall *r, size_t pair_index, int index) {
+    size_t at = pair_index * (size_t)r->work->segments + (size_t)index;
+    return (segment *)(void *)(r->work->segment_states + at * r->work->segment_bytes);
+}
+
+void mka_recall_layout(mka_recall_work *w, const mka_recall_limits *limits, int threads, mka_arena *arena) {
+    pair p;
+    segment s;
+    size_t rows = (size_t)limits->head_rows, heads = (size_t)limits->kv_heads;
+    w->limits = *limits;
+    w->segments = (limits->context + SEGMENT_TOKENS - 1) / SEGMENT_TOKENS;
+    w->pair_bytes = place_pair(NULL, rows, limits->key_dim, &p);
+    w->segment_bytes = place_segment(NULL, rows, limits->value_dim, &s);
+    w->thread_bytes = mka_recall_scratch(limits);
+    size_t fit = round_bytes / (heads * (size_t)w->segments * w->segment_bytes);
+    w->queries = fit < 1 ? 1 : fit > MOST_QUERIES ? MOST_QUERIES : (int)fit;
+    size_t pairs = (size_t)w->queries * heads;
+    w->pairs = mka_arena_take(arena, pairs, w->pair_bytes);
+    w->segment_states = mka_arena_take(arena, pairs * (size_t)w->segments, w->segment_bytes);
+    w->threads = mka_arena_take(arena, (size_t)threads, w->thread_bytes);
+}
+
+mka_status mka_recall_check(const mka_recall *rule, mka_error *error) {
+    if ((int)rule->contract < MKA_RECALL_ESTIMATED || rule->contract > MKA_RECALL_DENSE)
+        return mka_fail(error, MKA_BAD_ARGUMENT, "%d is no contract of recall", (int)rule->contract);
+    if (!(rule->share >= 0 && rule->share < 1))
+        return mka_fail(error, MKA_BAD_ARGUMENT, "a recall of the share p=%g of the mass is outside 0..1 (1 excluded)",
+                        (double)rule->share);
+    if (rule->tokens < 0) return mka_fail(error, MKA_BAD_ARGUMENT, "a recall of %d tokens is negative", rule->tokens);
+    if (!(rule->eps >= 0 && rule->eps < 1))
+        return mka_fail(error, MKA_BAD_ARGUMENT, "a certified loss eps=%g is outside 0..1 (1 excluded)", (double)rule->eps);
+    return MKA_OK;
+}
+
+/* ---- merge ---- */
+
+/* Adds a segment's row to the state (m, z, out) of the local tier. */
+static void merge_row(const recall *r, const pair *p, const segment *s, int i, float *m, float *z, double *unread) {
+    int dim = r->job->longterm->shape.value_dim;
+    float *out = p->out + (size_t)i * (size_t)dim, most = fmaxf(*m, s->m[i]);
+    if (s->m[i] == -INFINITY) return;
+    float old = expf(*m - most), add = expf(s->m[i] - most);
+    for (int e = 0; e < dim; e++) out[e] *= old;
+    r->ops->kernels->axpy(dim, add, s->acc + (size_t)i * (size_t)dim, out);
+    *z = *z * old + s->z[i] * add;
+    *unread = *unread * (double)old + (double)(s->unread[i] * add);
+    *m = most;
+}
+
+static double merge_rows(const recall *r, const pair *p, size_t pair_index) {
+    int dim = r->job->longterm->shape.value_dim, certified = r->job->rule->contract == MKA_RECALL_CERTIFIED;
+    double mean = 0;
+    for (int i = 0; i < p->r; i++) {
+        float m = p->m[i], z = p->z[i], *out = p->out + (size_t)i * (size_t)dim;
+        double unread = 0;
+        for (int s = 0; s < r->segments; s++) merge_row(r, p, mka_segment_at(r, pair_index, s), i, &m, &z, &unread);
+        float inverse = z > 0 ? 1 / z : z; /* no key at all: zero; NaN stays NaN */
+        for (int e = 0; e < dim; e++) out[e] *= inverse;
+        mean += unread / ((double)z + (certified ? unread : 0)) / p->r;
+    }
+    return mean;
+}
+
+void mka_recall_merge(const recall *r, size_t pair_index) {
+    pair *p = mka_pair_at(r, pair_index);
+    p->threshold = (float)merge_rows(r, p, pair_index); /* read by add_used: the pair is done */
+}
+
+/* ---- phases ---- */
+
+/* Items of a phase are handed out one by one: they differ in length, and their results do not depend on who does them. */
+static int next_item(recall *r, int phase, size_t count, size_t *item) {
+    *item = atomic_fetch_add(&r->next[phase], 1);
+    return *item < count;
+}
+
+static void share(void *argument, int thread, int threads) {
+    recall *r = argument;
+    size_t pairs = (size_t)r->n * (size_t)r->job->longterm->shape.kv_heads, items = pairs * (size_t)r->segments, item;
+    unsigned char *scratch = r->work->threads + (size_t)thread * r->work->thread_bytes;
+    for (size_t i = (size_t)thread; i < pairs; i += (size_t)threads) mka_recall_prepare(r, i);
+    mka_pool_barrier(r->ops->pool);
+    while (next_item(r, 0, items, &item)) /* pairs of one segment follow each other: its signs stay in the cache */
+        mka_recall_scan(r, item % pairs, (int)(item / pairs), scratch);
+    mka_pool_barrier(r->ops->pool);
+    for (size_t i = (size_t)thread; i < pairs; i += (size_t)threads) mka_recall_choose(r, i);
+    mka_pool_barrier(r->ops->pool);
+    while (next_item(r, 1, items, &item)) mka_recall_read(r, item % pairs, (int)(item / pairs), scratch);
+    mka_pool_barrier(r->ops->pool);
+    for (size_t i = (size_t)thread; i < pairs; i += (size_t)threads) mka_recall_merge(r, i);
+}
+
+static void add_used(const recall *r) {
+    mka_used *u = r->job->used;
+    const mka_longterm *l = r->job->longterm;
+    int scans = r->job->rule->contract == MKA_RECALL_DENSE ? 0 : r->job->rule->contract == MKA_RECALL_CERTIFIED ? 2 : 1;
+    size_t pairs = (size_t)r->n * (size_t)l->shape.kv_heads,
+           tiles = ((size_t)r->job->blocks * MKA_BLOCK / MKA_MEAN + MKA_TILE - 1) / MKA_TILE;
+    for (size_t i = 0; i < pairs; i++) {
+        uint64_t scored = 0, read = 0;
+        for (int s = 0; s < r->segments; s++) {
+            const segment *state = mka_segment_at(r, i, s);
+            scored += (uint64_t)state->scored;
+            read += (uint64_t)state->read;
+        }
+        u->scored_tokens += scored;
+        u->read_tokens += read;
+        u->key_bytes += scored * l->key_row;
+        u->value_bytes += read * l->value_row;
+        u->unread_mass += (double)mka_pair_at(r, i)->threshold;
+    }
+    u->queries += pairs;
+    u->long_tokens += pairs * (uint64_t)r->job->blocks * MKA_BLOCK;
+    u->scan_bytes += pairs * (uint64_t)r->job->blocks * l->scan_block * (uint64_t)scans;
+    if (r->job->rule->contract == MKA_RECALL_ESTIMATED) u->mean_bytes += pairs * tiles * l->mean_tile;
+    if (r->job->rule->contract == MKA_RECALL_CERTIFIED) u->lost_bound = fmax(u->lost_bound, (double)r->job->rule->eps);
+}
+
+mka_status mka_recall_run(mka_recall_work *work, mka_ops *ops, const mka_recall_job *job, mka_error *error) {
+    int segments = (job->blocks + SEGMENT_BLOCKS - 1) / SEGMENT_BLOCKS;
+    for (int first = 0; first < job->n; first += work->queries) {
+        recall r = {.job = job, .work = work, .ops = ops, .first = first, .segments = segments};
+        r.n = job->n - first < work->queries ? job->n - first : work->queries;
+        mka_pool_run(ops->pool, share, &r);
+        if (atomic_load(&r.failed)) return mka_fail(error, r.error.status, "%s", r.error.message);
+        if (job->used) add_used(&r);
+    }
+    return MKA_OK;
+}

@@ -1,0 +1,58 @@
+/* recall - attention over the long-term tier: scan the signs, choose, read the rows that matter, estimate the rest.
+ *
+ *   item of phase 1 and 3 = (query, key/value head, segment of 4,096 tokens); of the others (query, key/value head)
+ *
+ *   0 prepare   turns the query rows of the head's group, makes their tables
+ *   1 scan      lists the tokens whose estimated weight may matter; sums the others' weights over runs of 16 tokens
+ *   2 choose    the threshold of the head, once all its estimates are known
+ *   3 read      rows of the chosen tokens, exactly; mean values for the sums of the others: (m, z, acc) of the segment
+ *   4 merge     the segments and the local tier's state
+ *
+ * Phases are separated by barriers of one run of the threads. Items never share sums, so that results do not depend on the number
+ * of threads. A certified or dense contract lists nothing: its phase 1 sums upper bounds, and phase 3 reads whatever they do not
+ * rule out. */
+#ifndef MKA_MEMORY_RECALL_H
+#define MKA_MEMORY_RECALL_H
+
+#include <mka/memory.h>
+
+#include "longterm.h"
+#include "ops/ops.h"
+
+/* What the operation works in; one for all layers of a session. */
+typedef struct mka_recall_limits {
+    int head_rows;          /* query heads of one key/value head, at most */
+    int kv_heads;           /* at most */
+    int key_dim, value_dim; /* at most */
+    int context;            /* tokens */
+} mka_recall_limits;
+
+typedef struct mka_recall_work {
+    mka_recall_limits limits;
+    int queries, segments;                           /* of one round */
+    size_t pair_bytes, segment_bytes, thread_bytes;  /* of one (query, head), one segment of it, one thread */
+    unsigned char *pairs, *segment_states, *threads; /* [queries * kv_heads], [.. * segments], [threads] */
+} mka_recall_work;
+
+/* Lays the buffers out in arena (measuring or carving; see base/arena.h). threads: of the engine. */
+void mka_recall_layout(mka_recall_work *work, const mka_recall_limits *limits, int threads, mka_arena *arena);
+
+/* n queries that all see the first blocks blocks. q [n][heads][key_dim]; m, z [n][heads] and out [n][heads][value_dim] come with
+ * the state of the local tier (as mka_attend_job leaves them) and leave with out finished. used is added to. MKA_IO: rows could
+ * not be read, out means nothing. */
+typedef struct mka_recall_job {
+    mka_longterm *longterm;
+    int blocks, n, heads;
+    float scale;
+    const float *q;
+    float *m, *z, *out;
+    const mka_recall *rule;
+    mka_used *used;
+} mka_recall_job;
+
+mka_status mka_recall_run(mka_recall_work *work, mka_ops *ops, const mka_recall_job *job, mka_error *error);
+
+/* MKA_BAD_ARGUMENT names what is out of range. */
+mka_status mka_recall_check(const mka_recall *rule, mka_error *error);
+
+#endif

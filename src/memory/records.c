@@ -1,0 +1,44 @@
+/* records - see records.h. */
+#include "records.h"
+
+#include "base/status.h"
+
+mka_status mka_records_create(size_t bytes, size_t count, mka_records *records, mka_error *error) {
+    *records = (mka_records){.bytes = (bytes + MKA_ALIGN - 1) / MKA_ALIGN * MKA_ALIGN, .count = count};
+    size_t all;
+    if (mka_size_mul(records->bytes, count, &all)) records->pages = mka_pages_map(all ? all : 1);
+    if (records->pages) return MKA_OK;
+    *records = (mka_records){.pages = NULL};
+    return mka_fail(error, MKA_NO_MEMORY, "the system gives no address space for %zu records of long-term memory", count);
+}
+
+void mka_records_destroy(mka_records *records) {
+    size_t all = records->bytes * records->count;
+    if (records->pages) mka_pages_unmap(records->pages, all ? all : 1);
+    *records = (mka_records){.pages = NULL};
+}
+
+unsigned char *mka_records_put(mka_records *records, size_t index) {
+    return records->pages + index * records->bytes;
+}
+
+mka_status mka_records_commit(mka_records *records, size_t index, mka_error *error) {
+    (void)records;
+    (void)index;
+    (void)error;
+    return MKA_OK;
+}
+
+const unsigned char *mka_records_get(mka_records *records, size_t index, mka_error *error) {
+    (void)error;
+    return records->pages + index * records->bytes;
+}
+
+void mka_records_release(mka_records *records, size_t index) {
+    (void)records;
+    (void)index;
+}
+
+void mka_records_forget(mka_records *records, size_t from, size_t count) {
+    mka_pages_discard(records->pages + from * records->bytes, count * records->bytes);
+}

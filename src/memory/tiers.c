@@ -1,0 +1,277 @@
+/* tiers - see tiers.h. */
+#include "tiers.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/status.h"
+
+enum { MOST_HEAD_DIM = 256, MOST_ROWS = 64, KEEP = 1024, LEAST_FORGOTTEN = 2048 };
+
+/* Where codes stop being of use: typical error of a score, in nats, that the rows' rounding and the signs leave. A model's own
+ * noise in bf16 is about 0.05, and recall still works with signs off by 3. */
+static const float most_row_error = 0.25F, most_sign_error = 8.0F;
+
+void mka_memory_plan_defaults(mka_memory_plan *plan) {
+    *plan = (mka_memory_plan){.sinks = 64, .window = 1024, .key_type = MKA_Q8_0, .value_type = MKA_Q8_0};
+}
+
+mka_status mka_memory_plan_check(const mka_memory_plan *p, mka_error *error) {
+    if (p->sinks < 64 || p->sinks > 1 << 20 || p->sinks % 64)
+        return mka_fail(error, MKA_BAD_ARGUMENT, "%d first tokens: a multiple of 64 from 64 on is needed", p->sinks);
+    if (p->window < 64 || p->window > 1 << 24 || p->window % 64)
+        return mka_fail(error, MKA_BAD_ARGUMENT, "a window of %d tokens: a multiple of 64 from 64 on is needed", p->window);
+    if (!mka_cache_type(p->key_type) || !mka_cache_type(p->value_type))
+        return mka_fail(error, MKA_BAD_ARGUMENT, "long-term rows cannot be stored as %s; f32, f16, bf16, q8 and q4 can",
+                        mka_type_name(mka_cache_type(p->key_type) ? p->value_type : p->key_type));
+    return mka_recall_check(&p->recall, error);
+}
+
+int mka_tiers_fit(const mka_local_shape *s, int heads) {
+    return !s->shared && s->key_dim >= 16 && s->key_dim <= MOST_HEAD_DIM && s->value_dim <= MOST_HEAD_DIM &&
+           heads / s->kv_heads <= MOST_ROWS;
+}
+
+void mka_tiers_layout(mka_tiers_shared *s, const mka_recall_limits *limits, int queries, int heads, int threads,
+                      mka_arena *arena) {
+    size_t rows = (size_t)queries * (size_t)heads, block = (size_t)limits->kv_heads * MKA_BLOCK;
+    mka_recall_layout(&s->work, limits, threads, arena);
+    s->m = mka_arena_take(arena, rows, sizeof(float));
+    s->z = mka_arena_take(arena, rows, sizeof(float));
+    s->keys = mka_arena_take(arena, block * (size_t)limits->key_dim, sizeof(float));
+    s->values = mka_arena_take(arena, block * (size_t)limits->value_dim, sizeof(float));
+}
+
+mka_status mka_tiers_create(const mka_local_shape *shape, mka_tiers_shared *shared, mka_tiers *t, mka_error *error) {
+    *t = (mka_tiers){.shared = shared, .forgotten = shared ? shared->plan.sinks : 0};
+    mka_status status = mka_local_create(shape, &t->local, error);
+    if (status || !shared) return status;
+    mka_longterm_shape far = {.kv_heads = shape->kv_heads,
+                              .key_dim = shape->key_dim,
+                              .value_dim = shape->value_dim,
+                              .key_type = shared->plan.key_type,
+                              .value_type = shared->plan.value_type,
+                              .capacity = shape->capacity};
+    status = mka_longterm_create(&far, &t->longterm, error);
+    if (status) mka_tiers_destroy(t);
+    return status;
+}
+
+void mka_tiers_destroy(mka_tiers *t) {
+    mka_local_destroy(&t->local);
+    mka_longterm_destroy(&t->longterm);
+    *t = (mka_tiers){.shared = NULL};
+}
+
+/* ---- closing ---- */
+
+/* Closed blocks that the query at a position leaves behind its window. */
+static int blocks_behind(const mka_tiers *t, int position) {
+    if (!t->shared) return 0;
+    const mka_memory_plan *plan = &t->shared->plan;
+    int behind = position + 1 - plan->window - plan->sinks;
+    return behind > 0 ? behind / MKA_BLOCK : 0;
+}
+
+static int edge(const mka_tiers *t, int blocks) {
+    return t->shared->plan.sinks + blocks * MKA_BLOCK;
+}
+
+typedef struct close_task {
+    mka_tiers *tiers;
+    mka_ops *ops;
+    int from, to;      /* blocks */
+    mka_error *errors; /* unused where nothing fails */
+} close_task;
+
+static void close_share(void *argument, int thread, int threads) {
+    const close_task *c = argument;
+    mka_tiers *t = c->tiers;
+    const mka_local_shape *s = &t->local.shape;
+    for (int head = thread; head < s->kv_heads; head += threads) {
+        float *keys = t->shared->keys + (size_t)head * MKA_BLOCK * (size_t)s->key_dim,
+              *values = t->shared->values + (size_t)head * MKA_BLOCK * (size_t)s->value_dim;
+        for (int block = c->from; block < c->to; block++) {
+            for (int i = 0; i < MKA_BLOCK; i++) {
+                mka_local_key(&t->local, head, edge(t, block) + i, keys + (size_t)i * (size_t)s->key_dim);
+                mka_local_value(&t->local, head, edge(t, block) + i, values + (size_t)i * (size_t)s->value_dim);
+            }
+            mka_error error;
+            if (mka_longterm_close(&t->longterm, c->ops->kernels, head, block, keys, values, &error) != MKA_OK) {
+                if (head == 0 || !t->shared->failed) t->shared->error = error;
+                t->shared->failed = 1;
+            }
+        }
+    }
+}
+
+/* The mean key of the window that stands when the first block is about to close, turned. */
+static void freeze_centre(mka_tiers *t) {
+    int d = t->local.shape.key_dim, from = t->shared->plan.sinks, count = t->shared->plan.window;
+    for (int head = 0; head < t->local.shape.kv_heads; head++) {
+        float key[MOST_HEAD_DIM], *centre = t->longterm.centre + (size_t)head * (size_t)d;
+        memset(centre, 0, (size_t)d * sizeof *centre);
+        for (int i = 0; i < count; i++) {
+            mka_local_key(&t->local, head, from + i, key);
+            for (int e = 0; e < d; e++) centre[e] += key[e] / (float)count;
+        }
+        mka_turn(d, centre);
+    }
+}
+
+/* Mean squares over every 16th key of the window: of what the rows lose, and of the signs' error for a query of length 1. */
+static void measure_codes(const mka_tiers *t, const mka_ops *ops, double *rows, double *signs) {
+    const mka_longterm *l = &t->longterm;
+    int d = l->shape.key_dim, count = 0;
+    *rows = *signs = 0;
+    for (int head = 0; head < l->shape.kv_heads; head++)
+        for (int i = 0; i < t->shared->plan.window; i += 16, count++) {
+            float key[MOST_HEAD_DIM], back[MOST_HEAD_DIM];
+            unsigned char row[MOST_HEAD_DIM * sizeof(float)];
+            mka_local_key(&t->local, head, t->shared->plan.sinks + i, key);
+            mka_turn(d, key);
+            for (int e = 0; e < d; e++) key[e] -= l->centre[(size_t)head * (size_t)d + (size_t)e];
+            mka_put_row(l->shape.key_type, ops->kernels->store[l->shape.key_type], d, key, row);
+            mka_get_row(l->shape.key_type, d, row, back);
+            for (int e = 0; e < d; e++) *rows += (double)(key[e] - back[e]) * (double)(key[e] - back[e]) / d;
+            double sign = (double)(mka_sign_factor(d, key) * MKA_SIGN_ERROR);
+            *signs += sign * sign;
+        }
+    *rows /= count;
+    *signs /= count;
+}
+
+/* Decides, by the query that is about to leave the first block behind, whether the codes are fit for this layer. */
+static void judge(mka_tiers *t, const mka_ops *ops, const mka_attend_job *job, const float *query) {
+    double squares = 0, rows, signs;
+    size_t count = (size_t)job->heads * (size_t)t->local.shape.key_dim;
+    freeze_centre(t);
+    measure_codes(t, ops, &rows, &signs);
+    for (size_t i = 0; i < count; i++) squares += (double)(query[i] * job->scale) * (double)(query[i] * job->scale);
+    squares /= job->heads; /* mean |x|^2 */
+    t->dense = !(sqrt(squares * rows) <= (double)most_row_error && sqrt(squares * signs) <= (double)most_sign_error);
+    t->judged = 1;
+}
+
+static void forget(mka_tiers *t, int blocks) {
+    int to = edge(t, blocks) - KEEP;
+    if (to - t->forgotten < LEAST_FORGOTTEN) return;
+    mka_local_forget(&t->local, t->shared->plan.sinks, to);
+    t->forgotten = to;
+}
+
+static void close_blocks(mka_tiers *t, mka_ops *ops, int blocks) {
+    if (blocks <= t->longterm.blocks) return;
+    close_task task = {.tiers = t, .ops = ops, .from = t->longterm.blocks, .to = blocks};
+    mka_pool_run(ops->pool, close_share, &task);
+    mka_longterm_count(&t->longterm, blocks);
+    forget(t, blocks);
+}
+
+void mka_tiers_settle(mka_tiers *t, mka_ops *ops, int length) {
+    int blocks = t->dense ? 0 : blocks_behind(t, length - 1);
+    if (blocks && !t->judged) {
+        freeze_centre(t);
+        t->judged = 1;
+    }
+    close_blocks(t, ops, blocks);
+}
+
+/* ---- attention ---- */
+
+static void attend_local(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, int from, int to) {
+    mka_attend_job part = *job;
+    mka_local_job(&t->local, to, &part);
+    size_t tile = (size_t)from / MKA_TILE;
+    part.keys += tile * t->local.key_tile;
+    part.values += tile * t->local.value_tile;
+    part.key_first = from;
+    part.key_count = to - from;
+    ops->attend(ops, &part);
+}
+
+static void attend_group(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, int blocks) {
+    mka_tiers_shared *s = t->shared;
+    size_t rows = (size_t)job->n * (size_t)job->heads;
+    mka_attend_job part = *job;
+    uint64_t before = ops->cache_bytes;
+    part.m = s->m;
+    part.z = s->z;
+    for (size_t i = 0; i < rows; i++) part.m[i] = -INFINITY, part.z[i] = 0;
+    memset(part.out, 0, rows * (size_t)t->local.shape.value_dim * sizeof(float));
+    attend_local(t, ops, &part, 0, s->plan.sinks);
+    attend_local(t, ops, &part, edge(t, blocks), job->first + job->n);
+    if (t->local.shape.value_type == MKA_Q4_0)
+        for (size_t i = 0; i < rows; i++) mka_hadamard(t->local.shape.value_dim, part.out + i * (size_t)t->local.shape.value_dim);
+    s->used.local_bytes += ops->cache_bytes - before;
+    mka_recall_job recall = {.longterm = &t->longterm,
+                             .blocks = blocks,
+                             .n = job->n,
+                             .heads = job->heads,
+                             .scale = job->scale,
+                             .q = job->q,
+                             .m = s->m,
+                             .z = s->z,
+                             .out = job->out,
+                             .rule = &s->plan.recall,
+                             .used = &s->used};
+    mka_error error;
+    uint64_t far = s->used.scan_bytes + s->used.mean_bytes + s->used.key_bytes + s->used.value_bytes;
+    if (mka_recall_run(&s->work, ops, &recall, &error) != MKA_OK && !s->failed) s->failed = 1, s->error = error;
+    ops->cache_bytes += s->used.scan_bytes + s->used.mean_bytes + s->used.key_bytes + s->used.value_bytes - far;
+}
+
+static void attend_all(mka_tiers *t, mka_ops *ops, const mka_attend_job *job) {
+    mka_attend_job whole = *job;
+    uint64_t before = ops->cache_bytes;
+    mka_local_job(&t->local, job->first + job->n, &whole);
+    ops->attend(ops, &whole);
+    if (t->shared) t->shared->used.local_bytes += ops->cache_bytes - before;
+}
+
+void mka_tiers_attend(mka_tiers *t, mka_ops *ops, const mka_attend_job *job) {
+    for (int done = 0; done < job->n;) { /* runs of queries whose windows begin at the same edge */
+        int position = job->first + done, blocks = t->dense ? 0 : blocks_behind(t, position), end = done + 1;
+        size_t row = (size_t)done * (size_t)job->heads;
+        mka_attend_job run = *job;
+        run.q = job->q + row * (size_t)t->local.shape.key_dim;
+        if (blocks && !t->judged) {
+            judge(t, ops, job, run.q);
+            continue;
+        }
+        while (end < job->n && (t->dense || blocks_behind(t, job->first + end) == blocks)) end++;
+        run.first = position;
+        run.n = end - done;
+        run.out = job->out + row * (size_t)t->local.shape.value_dim;
+        if (blocks) {
+            close_blocks(t, ops, blocks);
+            attend_group(t, ops, &run, blocks);
+        } else {
+            attend_all(t, ops, &run);
+        }
+        done = end;
+    }
+}
+
+/* ---- cutting back ---- */
+
+int mka_tiers_can_cut(const mka_tiers *t, int length) {
+    return length == 0 || !t->longterm.blocks || edge(t, blocks_behind(t, length)) >= t->forgotten;
+}
+
+void mka_tiers_cut(mka_tiers *t, int length) {
+    mka_local_truncate(&t->local, length);
+    if (!t->shared) return;
+    int blocks = blocks_behind(t, length - 1);
+    if (blocks < t->longterm.blocks) mka_longterm_cut(&t->longterm, blocks);
+    if (length == 0) t->judged = t->dense = 0, t->forgotten = t->shared->plan.sinks;
+}
+
+size_t mka_tiers_bytes(const mka_tiers *t, int length) {
+    size_t local = mka_local_token_bytes(&t->local.shape);
+    if (!t->longterm.blocks) return local * (size_t)length;
+    size_t far = (size_t)t->longterm.blocks * MKA_BLOCK;
+    int kept = length - (t->forgotten - t->shared->plan.sinks);
+    return local * (size_t)kept +
+           far * (mka_longterm_index_bytes(&t->longterm.shape) + mka_longterm_row_bytes(&t->longterm.shape));
+}

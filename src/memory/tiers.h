@@ -1,0 +1,71 @@
+/* tiers - what one layer remembers of a sequence: the local tier, and for layers that see everything the long-term tier behind
+ * it.
+ *
+ *   position  0 ..... sinks ......................... edge ................ length
+ *             | local |      long-term, closed        |  local (window)     |
+ *
+ * edge(position) is where a query's window begins: sinks + the largest whole number of blocks that leaves window tokens between
+ * it and the query. It depends on the position alone, so that a prompt in chunks of any size and decoding token by token see the
+ * same. Blocks close when a query comes whose window has left them behind.
+ *
+ * A layer whose keys the codes do not fit (huge biases, as in the first and last layer of Qwen2.5) finds that out before its
+ * first block closes, and stays local as a whole.
+ */
+#ifndef MKA_MEMORY_TIERS_H
+#define MKA_MEMORY_TIERS_H
+
+#include <mka/memory.h>
+
+#include "local.h"
+#include "recall.h"
+
+/* What the layers of a session share. */
+typedef struct mka_tiers_shared {
+    mka_memory_plan plan;
+    mka_recall_work work;
+    float *m, *z;         /* [queries of a call][heads] running state of attention */
+    float *keys, *values; /* [kv_heads][64][dim] a block on its way from one tier to the other */
+    mka_used used;
+    int failed; /* 1: a tier could not be written or read; error says why, and results mean nothing */
+    mka_error error;
+} mka_tiers_shared;
+
+typedef struct mka_tiers {
+    mka_local local;
+    mka_longterm longterm;    /* scan NULL: this layer has the local tier alone */
+    mka_tiers_shared *shared; /* borrowed; NULL likewise */
+    int judged;               /* 1: the codes were held against the keys */
+    int dense;                /* 1: they do not fit, nothing closes */
+    int forgotten;            /* tokens sinks..forgotten - 1 are no longer in the local tier */
+} mka_tiers;
+
+/* 1 for a cache that can have a long-term tier: plain keys and values of widths that the codes are made for. */
+int mka_tiers_fit(const mka_local_shape *shape, int heads);
+
+/* Lays out what is shared (measuring or carving). queries: of one call at most; limits as for the recall operation. */
+void mka_tiers_layout(mka_tiers_shared *shared, const mka_recall_limits *limits, int queries, int heads, int threads,
+                      mka_arena *arena);
+
+/* MKA_BAD_ARGUMENT names what is out of range. */
+mka_status mka_memory_plan_check(const mka_memory_plan *plan, mka_error *error);
+
+/* shared NULL: a local tier alone. On failure tiers is all zero. */
+mka_status mka_tiers_create(const mka_local_shape *shape, mka_tiers_shared *shared, mka_tiers *tiers, mka_error *error);
+void mka_tiers_destroy(mka_tiers *tiers);
+
+/* Attention of a job's n queries at positions first.. over all tokens stored so far, which are first + n; the job's heads, scale,
+ * q, out and window are set. */
+void mka_tiers_attend(mka_tiers *tiers, mka_ops *ops, const mka_attend_job *job);
+
+/* Closes what the windows of the first length tokens' successors leave behind, as attention would, for tokens that were stored
+ * without it. The codes are taken as fit. */
+void mka_tiers_settle(mka_tiers *tiers, mka_ops *ops, int length);
+
+/* 1 where the tokens from length on can be forgotten: the window of the next token must still be local. */
+int mka_tiers_can_cut(const mka_tiers *tiers, int length);
+void mka_tiers_cut(mka_tiers *tiers, int length);
+
+/* Bytes that length tokens take in memory, all tiers together. */
+size_t mka_tiers_bytes(const mka_tiers *tiers, int length);
+
+#endif
