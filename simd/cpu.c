@@ -35,6 +35,7 @@ static unsigned detect_products(unsigned flags, unsigned state, unsigned c, unsi
     if (!__get_cpuid_count(7, 1, &a1, &b1, &c1, &d1)) a1 = 0;
     if ((flags & MKA_CPU_AVX2) && bit(a1, 4)) flags |= MKA_CPU_AVX_VNNI;
     if (!(flags & MKA_CPU_AVX512)) return flags;
+    if (bit(c, 1)) flags |= MKA_CPU_AVX512_VBMI;
     if (bit(c, 11)) flags |= MKA_CPU_AVX512_VNNI;
     if (bit(a1, 5)) flags |= MKA_CPU_AVX512_BF16;
     unsigned bf16 = bit(d, 22), tile = bit(d, 24), int8 = bit(d, 25);

@@ -24,7 +24,7 @@ static const level list[] = {
     {"avx2", "sse42", MKA_CPU_AVX2, mka_avx2_fill},
     {"avx2vnni", "avx2", MKA_CPU_AVX_VNNI, mka_avx2vnni_fill},
     {"avx512", "avx2", MKA_CPU_AVX2 | MKA_CPU_AVX512, mka_avx512_fill},
-    {"avx512vnni", "avx512", MKA_CPU_AVX512_VNNI | MKA_CPU_AVX512_BF16, mka_avx512vnni_fill},
+    {"avx512vnni", "avx512", MKA_CPU_AVX512_VNNI | MKA_CPU_AVX512_BF16 | MKA_CPU_AVX512_VBMI, mka_avx512vnni_fill},
     {"amx", "avx512vnni", MKA_CPU_AMX, mka_amx_fill},
 #elif defined(__aarch64__)
     {"neon", "scalar", MKA_CPU_NEON, mka_neon_fill},

@@ -115,7 +115,7 @@ typedef void mka_gemm_bf16_fn(int n, int rows, int k, const uint16_t *x, int ldx
  *   rows_score   s[i][t] = scale * q_i . row_t        q [r][d] dense; s [r] rows lds floats apart, nothing beyond n written
  *   rows_mix     acc_i += sum_t s[i][t] row_t         acc [r][d] dense
  *
- * Products and sums in float32: off by d/8 + 8 roundings of scale sum |q k|, and n + 4 of sum |s v|. */
+ * Products and sums in float32: off by d/4 + 8 roundings of scale sum |q k|, and n + 4 of sum |s v|. */
 typedef void mka_rows_score_fn(int r, int d, int n, const float *q, const void *const *rows, float scale, float *s, int lds);
 typedef void mka_rows_mix_fn(int r, int d, int n, const float *s, int lds, const void *const *rows, float *acc);
 

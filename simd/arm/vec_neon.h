@@ -151,4 +151,86 @@ V_INLINE vf v_rotate_pairs(vf x, vf c, vf s) {
     return vfmaq_f32(vmulq_f32(x, c), vmulq_f32(vrev64q_f32(x), vld1q_f32(sign)), s);
 }
 
+/* ---- bytes and masks, for recall ---- */
+
+#define V_REGISTER   "w" /* as inline assembler names a vector register */
+#define V_SCAN_ROWS  8
+#define V_SCAN_AHEAD 6144
+#define V_ROWS       5
+
+typedef uint8x16_t vb;
+typedef uint32x4_t vm;
+
+V_INLINE vb vb_zero(void) {
+    return vdupq_n_u8(0);
+}
+V_INLINE vb vb_codes(const void *p) {
+    static const uint8_t order[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+    return vqtbl1q_u8(vld1q_u8(p), vld1q_u8(order));
+}
+V_INLINE vb vb_table(const void *p) {
+    return vld1q_u8(p);
+}
+V_INLINE vb vb_low(vb x) {
+    return vandq_u8(x, vdupq_n_u8(15));
+}
+V_INLINE vb vb_high(vb x) {
+    return vshrq_n_u8(x, 4);
+}
+V_INLINE vb vb_look(vb table, vb x) {
+    return vqtbl1q_u8(table, x);
+}
+V_INLINE vb vb_add(vb a, vb b) {
+    return vaddq_u8(a, b);
+}
+V_INLINE vb vb_add16(vb a, vb b) {
+    return vreinterpretq_u8_u16(vaddq_u16(vreinterpretq_u16_u8(a), vreinterpretq_u16_u8(b)));
+}
+V_INLINE vb vb_less_high(vb both, vb odd) {
+    return vreinterpretq_u8_u16(vsubq_u16(vreinterpretq_u16_u8(both), vshlq_n_u16(vreinterpretq_u16_u8(odd), 8)));
+}
+V_INLINE vb vb_odd(vb x) {
+    return vreinterpretq_u8_u16(vshrq_n_u16(vreinterpretq_u16_u8(x), 8));
+}
+V_INLINE vf vb_low16(vb x) {
+    return vcvtq_f32_u32(vandq_u32(vreinterpretq_u32_u8(x), vdupq_n_u32(0xffff)));
+}
+V_INLINE vf vb_high16(vb x) {
+    return vcvtq_f32_u32(vshrq_n_u32(vreinterpretq_u32_u8(x), 16));
+}
+V_INLINE vm vm_all(void) {
+    return vdupq_n_u32(0xffffffffu);
+}
+V_INLINE vm vm_and_below(vm m, vf x, float limit) {
+    return vandq_u32(m, vcleq_f32(x, vdupq_n_f32(limit)));
+}
+V_INLINE unsigned vm_others(vm m) {
+    static const uint32_t bits[4] = {1, 2, 4, 8};
+    return vaddvq_u32(vbicq_u32(vld1q_u32(bits), m));
+}
+V_INLINE vf v_keep(vm m, vf x) {
+    return vreinterpretq_f32_u32(vandq_u32(m, vreinterpretq_u32_f32(x)));
+}
+V_INLINE vf v_power(vf x, float low, float high) {
+    uint32x4_t e = vcvtnq_u32_f32(vminq_f32(x, vdupq_n_f32(high)));
+    e = vandq_u32(e, vcgtq_f32(x, vdupq_n_f32(low)));
+    return vreinterpretq_f32_u32(vornq_u32(e, vceqq_f32(x, x)));
+}
+
+V_INLINE vf v_set_f16(const void *p) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(load_u16(p))));
+}
+V_INLINE uint32_t v_four_bytes(const void *p) {
+    uint32_t u;
+    memcpy(&u, p, sizeof u);
+    return u;
+}
+V_INLINE vf v_bytes(const void *p) {
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(v_four_bytes(p))))));
+}
+V_INLINE vf v_nibbles(const void *p, int shift) {
+    uint32x4_t u = vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(v_four_bytes(p) >> shift & 0x0f0f0f0fu))));
+    return vcvtq_f32_u32(u);
+}
+
 #endif

@@ -22,6 +22,25 @@
  *   v_field(p, shift, mask)         (u >> shift) & mask of VW 32-bit words at p, as floats
  *   v_signed_byte(p, b)             byte b of them
  *
+ * and for recall:
+ *
+ *   V_SCAN_ROWS V_ROWS              query rows (4 or 8; 2, 5 or 7) that tmpl/scan.h and tmpl/rows.h hold in registers
+ *   V_SCAN_AHEAD                    bytes between what a scan reads and what it asks for
+ *   V_REGISTER                      what inline assembler calls a vector register
+ *   vb                              4 VW bytes                v_keep(m, x)         x where m is set, else 0
+ *   vb_codes(p)                     those at p, byte VW k + m as byte 4 m + k
+ *   vb_table(p)                     16 bytes at p, for vb_look(table, x): table[x], x <= 15
+ *   vb_zero vb_low vb_high vb_add   zeros, low and high nibble of each byte, sums of bytes (vb_add16: of 16-bit lanes)
+ *   vb_odd(x)                       the odd bytes as 16-bit lanes
+ *   vb_less_high(both, odd)         both - 256 odd, in 16-bit lanes
+ *   vb_low16 vb_high16              the even and the odd 16-bit lanes, as floats
+ *   vm                              a bit for each of VW lanes
+ *   vm_all vm_and_below             all set; m & (x <= limit), cleared by a NaN
+ *   vm_others                       the lanes that are not set, lane 0 lowest
+ *   v_power(x, low, high)           the floats whose bits are the integers next to min(x, high); 0 where x <= low, NaN for NaN
+ *   v_set_f16(p)                    the half float at p, in all lanes
+ *   v_bytes(p)                      VW signed bytes           v_nibbles(p, shift)  (u >> shift) & 15 of VW bytes
+ *
  * Everything is static because a merged inline function compiled for one set could be linked into code that runs without it. */
 #ifndef MKA_SIMD_TMPL_VEC_H
 #define MKA_SIMD_TMPL_VEC_H

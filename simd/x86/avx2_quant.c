@@ -8,10 +8,12 @@
 void mka_avx2_fill_float(mka_kernels *k);
 void mka_avx2_fill_typed(mka_kernels *k);
 void mka_avx2_fill_cache(mka_kernels *k);
+void mka_avx2_fill_recall(mka_kernels *k);
 
 void mka_avx2_fill(mka_kernels *k) {
     mka_avx2_fill_float(k);
     mka_avx2_fill_typed(k);
     mka_avx2_fill_cache(k);
+    mka_avx2_fill_recall(k);
     mka_avx2_fill_quant(k);
 }

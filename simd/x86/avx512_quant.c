@@ -130,11 +130,13 @@ SUPER_GEMV(iq4_xs, table2(spread_nibbles2(_mm256_loadu_si256((const void *)(b->q
 void mka_avx512_fill_float(mka_kernels *k);
 void mka_avx512_fill_typed(mka_kernels *k);
 void mka_avx512_fill_cache(mka_kernels *k);
+void mka_avx512_fill_recall(mka_kernels *k);
 
 void mka_avx512_fill(mka_kernels *k) {
     mka_avx512_fill_float(k);
     mka_avx512_fill_typed(k);
     mka_avx512_fill_cache(k);
+    mka_avx512_fill_recall(k);
     k->gemv_q8[MKA_Q4_0] = gemv_q4_0;
     k->gemv_q8[MKA_Q4_1] = gemv_q4_1;
     k->gemv_q8[MKA_Q5_0] = gemv_q5_0;

@@ -279,10 +279,12 @@ SUPER_GEMV(q6_k, six_bits(b, j), NATURAL, 32, NO_MINS)
 SUPER_GEMV(iq4_xs, table_above(spread_nibbles2(_mm256_loadu_si256((const void *)(b->q + 32 * j)))), NATURAL, 128, NO_MINS)
 
 void mka_avx512vnni_fill_cache(mka_kernels *k);
+void mka_avx512vnni_fill_recall(mka_kernels *k);
 void mka_avx512vnni_fill_gemm(mka_kernels *k);
 
 void mka_avx512vnni_fill(mka_kernels *k) {
     mka_avx512vnni_fill_cache(k);
+    mka_avx512vnni_fill_recall(k);
     mka_avx512vnni_fill_gemm(k);
 #define FILL(TYPE, type) k->gemv_q8[MKA_##TYPE] = gemv_##type
     FILL(Q4_0, q4_0);

@@ -8,10 +8,12 @@
 void mka_sse42_fill_float(mka_kernels *k);
 void mka_sse42_fill_typed(mka_kernels *k);
 void mka_sse42_fill_cache(mka_kernels *k);
+void mka_sse42_fill_recall(mka_kernels *k);
 
 void mka_sse42_fill(mka_kernels *k) {
     mka_sse42_fill_float(k);
     mka_sse42_fill_typed(k);
     mka_sse42_fill_cache(k);
+    mka_sse42_fill_recall(k);
     mka_sse42_fill_quant(k);
 }

@@ -150,4 +150,82 @@ V_INLINE vf v_rotate_pairs(vf x, vf c, vf s) {
     return _mm256_fmaddsub_ps(x, c, _mm256_mul_ps(_mm256_permute_ps(x, 0xb1), s));
 }
 
+/* ---- bytes and masks, for recall ---- */
+
+#define V_REGISTER   "x" /* as inline assembler names a vector register */
+#define V_SCAN_ROWS  4
+#define V_SCAN_AHEAD 6144
+#define V_ROWS       2
+
+typedef __m256i vb;
+typedef __m256 vm;
+
+V_INLINE vb vb_zero(void) {
+    return _mm256_setzero_si256();
+}
+V_INLINE vb vb_codes(const void *p) {
+    __m256i x = _mm256_permutevar8x32_epi32(_mm256_loadu_si256(p), _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+    return _mm256_shuffle_epi8(
+        x, _mm256_setr_epi32(0x0c080400, 0x0d090501, 0x0e0a0602, 0x0f0b0703, 0x0c080400, 0x0d090501, 0x0e0a0602, 0x0f0b0703));
+}
+V_INLINE vb vb_table(const void *p) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(p));
+}
+V_INLINE vb vb_low(vb x) {
+    return _mm256_and_si256(x, _mm256_set1_epi8(15));
+}
+V_INLINE vb vb_high(vb x) {
+    return _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15));
+}
+V_INLINE vb vb_look(vb table, vb x) {
+    return _mm256_shuffle_epi8(table, x);
+}
+V_INLINE vb vb_add(vb a, vb b) {
+    return _mm256_add_epi8(a, b);
+}
+V_INLINE vb vb_add16(vb a, vb b) {
+    return _mm256_add_epi16(a, b);
+}
+V_INLINE vb vb_less_high(vb both, vb odd) {
+    return _mm256_sub_epi16(both, _mm256_slli_epi16(odd, 8));
+}
+V_INLINE vb vb_odd(vb x) {
+    return _mm256_srli_epi16(x, 8);
+}
+V_INLINE vf vb_low16(vb x) {
+    return _mm256_cvtepi32_ps(_mm256_and_si256(x, _mm256_set1_epi32(0xffff)));
+}
+V_INLINE vf vb_high16(vb x) {
+    return _mm256_cvtepi32_ps(_mm256_srli_epi32(x, 16));
+}
+V_INLINE vm vm_all(void) {
+    return _mm256_castsi256_ps(_mm256_set1_epi32(-1));
+}
+V_INLINE vm vm_and_below(vm m, vf x, float limit) {
+    return _mm256_and_ps(m, _mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_LE_OQ));
+}
+V_INLINE unsigned vm_others(vm m) {
+    return (unsigned)_mm256_movemask_ps(m) ^ 255u;
+}
+V_INLINE vf v_keep(vm m, vf x) {
+    return _mm256_and_ps(m, x);
+}
+/* The minimum's second operand is what a NaN leaves. */
+V_INLINE vf v_power(vf x, float low, float high) {
+    vf e = _mm256_castsi256_ps(_mm256_cvtps_epi32(_mm256_min_ps(_mm256_set1_ps(high), x)));
+    e = _mm256_and_ps(e, _mm256_cmp_ps(x, _mm256_set1_ps(low), _CMP_GT_OQ));
+    return _mm256_or_ps(e, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
+
+V_INLINE vf v_set_f16(const void *p) {
+    return _mm256_cvtph_ps(_mm_set1_epi16((short)load_u16(p)));
+}
+V_INLINE vf v_bytes(const void *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
+}
+V_INLINE vf v_nibbles(const void *p, int shift) {
+    __m256i u = _mm256_srli_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p)), shift);
+    return _mm256_cvtepi32_ps(_mm256_and_si256(u, _mm256_set1_epi32(15)));
+}
+
 #endif

@@ -150,4 +150,81 @@ V_INLINE vf v_rotate_pairs(vf x, vf c, vf s) {
     return _mm512_fmaddsub_ps(x, c, _mm512_mul_ps(_mm512_permute_ps(x, 0xb1), s));
 }
 
+/* ---- bytes and masks, for recall ---- */
+
+#define V_REGISTER   "v" /* as inline assembler names a vector register */
+#define V_SCAN_ROWS  8
+#define V_SCAN_AHEAD 6144
+#define V_ROWS       7
+
+typedef __m512i vb;
+typedef __mmask16 vm;
+
+V_INLINE vb vb_zero(void) {
+    return _mm512_setzero_si512();
+}
+V_INLINE vb vb_codes(const void *p) {
+    __m512i x =
+        _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), _mm512_loadu_si512(p));
+    return _mm512_shuffle_epi8(x, _mm512_set4_epi32(0x0f0b0703, 0x0e0a0602, 0x0d090501, 0x0c080400));
+}
+V_INLINE vb vb_table(const void *p) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(p));
+}
+V_INLINE vb vb_low(vb x) {
+    return _mm512_and_si512(x, _mm512_set1_epi8(15));
+}
+V_INLINE vb vb_high(vb x) {
+    return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15));
+}
+V_INLINE vb vb_look(vb table, vb x) {
+    return _mm512_shuffle_epi8(table, x);
+}
+V_INLINE vb vb_add(vb a, vb b) {
+    return _mm512_add_epi8(a, b);
+}
+V_INLINE vb vb_add16(vb a, vb b) {
+    return _mm512_add_epi16(a, b);
+}
+V_INLINE vb vb_less_high(vb both, vb odd) {
+    return _mm512_sub_epi16(both, _mm512_slli_epi16(odd, 8));
+}
+V_INLINE vb vb_odd(vb x) {
+    return _mm512_srli_epi16(x, 8);
+}
+V_INLINE vf vb_low16(vb x) {
+    return _mm512_cvtepi32_ps(_mm512_and_si512(x, _mm512_set1_epi32(0xffff)));
+}
+V_INLINE vf vb_high16(vb x) {
+    return _mm512_cvtepi32_ps(_mm512_srli_epi32(x, 16));
+}
+V_INLINE vm vm_all(void) {
+    return (vm)0xffff;
+}
+V_INLINE vm vm_and_below(vm m, vf x, float limit) {
+    return _mm512_mask_cmp_ps_mask(m, x, _mm512_set1_ps(limit), _CMP_LE_OQ);
+}
+V_INLINE unsigned vm_others(vm m) {
+    return (vm)~m;
+}
+V_INLINE vf v_keep(vm m, vf x) {
+    return _mm512_maskz_mov_ps(m, x);
+}
+/* The minimum's second operand is what a NaN leaves; the conversion makes of it a word of ones, a NaN again. */
+V_INLINE vf v_power(vf x, float low, float high) {
+    __mmask16 above = _mm512_cmp_ps_mask(x, _mm512_set1_ps(low), _CMP_NLE_UQ);
+    return _mm512_castsi512_ps(_mm512_maskz_cvtps_epu32(above, _mm512_min_ps(_mm512_set1_ps(high), x)));
+}
+
+V_INLINE vf v_set_f16(const void *p) {
+    return _mm512_cvtph_ps(_mm256_set1_epi16((short)load_u16(p)));
+}
+V_INLINE vf v_bytes(const void *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
+}
+V_INLINE vf v_nibbles(const void *p, int shift) {
+    __m512i u = _mm512_srli_epi32(_mm512_cvtepu8_epi32(_mm_loadu_si128(p)), (unsigned)shift);
+    return _mm512_cvtepi32_ps(_mm512_and_si512(u, _mm512_set1_epi32(15)));
+}
+
 #endif

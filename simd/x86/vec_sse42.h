@@ -146,4 +146,84 @@ V_INLINE vf v_rotate_pairs(vf x, vf c, vf s) {
     return _mm_addsub_ps(_mm_mul_ps(x, c), _mm_mul_ps(_mm_shuffle_ps(x, x, 0xb1), s));
 }
 
+/* ---- bytes and masks, for recall ---- */
+
+#define V_REGISTER   "x" /* as inline assembler names a vector register */
+#define V_SCAN_ROWS  4
+#define V_SCAN_AHEAD 6144
+#define V_ROWS       2
+
+typedef __m128i vb;
+typedef __m128 vm;
+
+V_INLINE vb vb_zero(void) {
+    return _mm_setzero_si128();
+}
+V_INLINE vb vb_codes(const void *p) {
+    return _mm_shuffle_epi8(_mm_loadu_si128(p), _mm_setr_epi32(0x0c080400, 0x0d090501, 0x0e0a0602, 0x0f0b0703));
+}
+V_INLINE vb vb_table(const void *p) {
+    return _mm_loadu_si128(p);
+}
+V_INLINE vb vb_low(vb x) {
+    return _mm_and_si128(x, _mm_set1_epi8(15));
+}
+V_INLINE vb vb_high(vb x) {
+    return _mm_and_si128(_mm_srli_epi16(x, 4), _mm_set1_epi8(15));
+}
+V_INLINE vb vb_look(vb table, vb x) {
+    return _mm_shuffle_epi8(table, x);
+}
+V_INLINE vb vb_add(vb a, vb b) {
+    return _mm_add_epi8(a, b);
+}
+V_INLINE vb vb_add16(vb a, vb b) {
+    return _mm_add_epi16(a, b);
+}
+V_INLINE vb vb_less_high(vb both, vb odd) {
+    return _mm_sub_epi16(both, _mm_slli_epi16(odd, 8));
+}
+V_INLINE vb vb_odd(vb x) {
+    return _mm_srli_epi16(x, 8);
+}
+V_INLINE vf vb_low16(vb x) {
+    return _mm_cvtepi32_ps(_mm_and_si128(x, _mm_set1_epi32(0xffff)));
+}
+V_INLINE vf vb_high16(vb x) {
+    return _mm_cvtepi32_ps(_mm_srli_epi32(x, 16));
+}
+V_INLINE vm vm_all(void) {
+    return _mm_castsi128_ps(_mm_set1_epi32(-1));
+}
+V_INLINE vm vm_and_below(vm m, vf x, float limit) {
+    return _mm_and_ps(m, _mm_cmple_ps(x, _mm_set1_ps(limit)));
+}
+V_INLINE unsigned vm_others(vm m) {
+    return (unsigned)_mm_movemask_ps(m) ^ 15u;
+}
+V_INLINE vf v_keep(vm m, vf x) {
+    return _mm_and_ps(m, x);
+}
+/* The minimum's second operand is what a NaN leaves. */
+V_INLINE vf v_power(vf x, float low, float high) {
+    vf e = _mm_castsi128_ps(_mm_cvtps_epi32(_mm_min_ps(_mm_set1_ps(high), x)));
+    return _mm_or_ps(_mm_and_ps(e, _mm_cmpgt_ps(x, _mm_set1_ps(low))), _mm_cmpunord_ps(x, x));
+}
+
+V_INLINE vf v_set_f16(const void *p) {
+    return half_to_float(_mm_set1_epi32(load_u16(p)));
+}
+V_INLINE __m128i v_four_bytes(const void *p) {
+    int32_t u;
+    memcpy(&u, p, sizeof u);
+    return _mm_cvtsi32_si128(u);
+}
+V_INLINE vf v_bytes(const void *p) {
+    return _mm_cvtepi32_ps(_mm_cvtepi8_epi32(v_four_bytes(p)));
+}
+V_INLINE vf v_nibbles(const void *p, int shift) {
+    __m128i u = _mm_srli_epi32(_mm_cvtepu8_epi32(v_four_bytes(p)), shift);
+    return _mm_cvtepi32_ps(_mm_and_si128(u, _mm_set1_epi32(15)));
+}
+
 #endif
