@@ -5,7 +5,8 @@
  * A line a measurement: kernel, level, GB/s of the bytes that the kernel must read and write, GFLOP/s of the operations of its
  * formula, median microseconds of a call, spread (largest over smallest). --bytes is the size of the matrix or cache that a
  * call streams over (default 4 MiB: beyond the second-level cache of most machines, within the third); rows of vectors are
- * 4096 floats. The first line is what this thread can read in the same place with the plainest loop there is. */
+ * 4096 floats; recalled rows are 512 of all over it. The first line is what this thread can read in the same place with the
+ * plainest loop there is. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +15,7 @@
 
 #include "kernels.h"
 
-enum { ROW = 4096, SAMPLES = 15, WIDTH = 2048, HEAD = 128, GROUP = 8, BLOCK = 256 };
+enum { ROW = 4096, SAMPLES = 15, WIDTH = 2048, HEAD = 128, GROUP = 8, BLOCK = 256, RECALLED = 512 /* rows a call */ };
 
 typedef struct {
     const mka_kernels *k;
@@ -139,6 +140,30 @@ static void call_mix(work *w) {
     for (int t = 0; t < w->rows; t += BLOCK)
         w->k->mix[w->type](w->r, HEAD, BLOCK, w->b, BLOCK, w->matrix + (size_t)(t / MKA_TILE) * tile, w->c, w->acc);
 }
+/* Through all blocks, as recall does. Codes are zeros, factors too: 2^shift is every token's weight, and none is wanted. */
+static void call_scan(work *w) {
+    const mka_scan_row row = {.step = 0.01f, .base = -1, .curve = 0.1f, .shift = -10, .margin = 1, .floor = 0};
+    static const uint8_t tables[HEAD / 8 * GROUP * 32];
+    mka_scan_row rows[GROUP];
+    size_t block = mka_scan_block_bytes(HEAD);
+    for (int i = 0; i < w->r; i++) rows[i] = row;
+    for (int b = 0; b < w->rows; b++) sink += w->k->scan(w->r, HEAD, w->matrix + (size_t)b * block, tables, rows, w->s, w->acc);
+}
+/* RECALLED rows of the cache, far apart and in no order. */
+static void recalled(const work *w, const void **rows) {
+    size_t bytes = mka_row_bytes(w->type, HEAD);
+    for (int t = 0; t < RECALLED; t++) rows[t] = w->matrix + (size_t)((unsigned)t * 2654435761u % (unsigned)w->rows) * bytes;
+}
+static void call_rows_score(work *w) {
+    const void *rows[RECALLED];
+    recalled(w, rows);
+    w->k->rows_score[w->type](w->r, HEAD, RECALLED, w->a, rows, 0.1f, w->s, RECALLED);
+}
+static void call_rows_mix(work *w) {
+    const void *rows[RECALLED];
+    recalled(w, rows);
+    w->k->rows_mix[w->type](w->r, HEAD, RECALLED, w->b, RECALLED, rows, w->acc);
+}
 static void call_gemv_f32(work *w) {
     w->k->gemv_f32[w->type](w->rows, w->n, w->matrix, mka_type_row_bytes(w->type, w->n), w->a, w->s);
 }
@@ -214,7 +239,31 @@ static void bench_type(const options *o, work *w, mka_type type) {
     }
 }
 
+/* What recall does: GB/s are those of the plane or of the rows; operations of a scan are the numbers whose signs it sums. */
+static void bench_recall(const options *o, work *w) {
+    const int groups[] = {1, 7};
+    char name[64];
+    for (int i = 0; i < 2; i++) {
+        w->r = groups[i];
+        w->rows = (int)(o->bytes / (double)mka_scan_block_bytes(HEAD));
+        snprintf(name, sizeof name, "scan r=%d", w->r);
+        double tokens = (double)w->rows * MKA_SCAN_TOKENS;
+        run(o, name, w, call_scan, (double)mka_scan_block_bytes(HEAD) * w->rows, tokens * w->r * HEAD);
+        for (int t = 0; t < MKA_TYPE_LIMIT; t++) {
+            w->type = (mka_type)t;
+            if (!w->k->rows_score[t]) continue;
+            double row = (double)mka_row_bytes(w->type, HEAD);
+            w->rows = (int)(o->bytes / row);
+            snprintf(name, sizeof name, "rows_score %s r=%d", mka_type_name(w->type), w->r);
+            run(o, name, w, call_rows_score, row * RECALLED, 2.0 * RECALLED * HEAD * w->r);
+            snprintf(name, sizeof name, "rows_mix %s r=%d", mka_type_name(w->type), w->r);
+            run(o, name, w, call_rows_mix, row * RECALLED, 2.0 * RECALLED * HEAD * w->r);
+        }
+    }
+}
+
 static void bench_level(const options *o, work *w) {
+    bench_recall(o, w);
     for (size_t i = 0; i < sizeof row_jobs / sizeof row_jobs[0]; i++)
         run(o, row_jobs[i].name, w, row_jobs[i].call, row_jobs[i].bytes * ROW, row_jobs[i].flops * ROW);
     for (int t = 0; t < MKA_TYPE_LIMIT; t++)

@@ -87,7 +87,7 @@ V_INLINE void score_tokens(int R, int T, const row_view *view, int d, const floa
         for (int t = 0; t < T && view->scales; t++) scale[t] = row_scale(view, rows[t], g);
         int end = d - g < GROUP ? d : g + GROUP, e = g;
         for (; e + VW <= end; e += VW) score_step(R, T, view, d, e, 0, q, rows, scale, acc);
-        if (e < end) score_step(R, T, view, d, e, end - e, q, rows, scale, acc);
+        if (e < end) score_step(R, T, view, d, e, (end - e) & (VW - 1), q, rows, scale, acc);
     }
     for (int i = 0; i < R; i++)
         if (T == TOKENS)
@@ -143,7 +143,7 @@ V_INLINE void mix_pass(int R, const row_view *view, int d, int n, const float *s
     int e = 0;
     for (; e + COLUMNS * VW <= d; e += COLUMNS * VW) mix_columns(R, COLUMNS, 0, view, d, n, s, lds, rows, e, acc);
     for (; e + VW <= d; e += VW) mix_columns(R, 1, 0, view, d, n, s, lds, rows, e, acc);
-    if (e < d) mix_columns(R, 1, d - e, view, d, n, s, lds, rows, e, acc);
+    if (e < d) mix_columns(R, 1, (d - e) & (VW - 1), view, d, n, s, lds, rows, e, acc);
 }
 
 /* ---- the kernels: passes of at most V_ROWS query rows, as equal as they can be ---- */
