@@ -11,6 +11,8 @@
 #include <cmocka.h>
 #include <mka/attention.h>
 
+#include "memory/near.h"
+#include "ops/ops.h"
 #include "reference_model.h"
 
 enum { TOKENS = 70, HEADS = 6, KV = 2, DIM = 24 };
@@ -133,6 +135,139 @@ static void shared_rows_are_values(void **state) {
     free(a);
 }
 
+/* ---- four bits, and the newest tokens beside them ---- */
+
+enum { LONG = 700, PASS = 60 };
+
+typedef struct long_arrays {
+    float k[LONG][KV][DIM], v[LONG][KV][DIM], q[LONG][HEADS][DIM], out[LONG][HEADS][DIM];
+} long_arrays;
+
+static long_arrays *random_long(void) {
+    long_arrays *a = malloc(sizeof *a);
+    uint64_t seed = 9;
+    float *all = (float *)a;
+    for (size_t i = 0; i < sizeof *a / sizeof *all; i++) all[i] = 2 * reference_random(&seed);
+    return a;
+}
+
+/* All tokens in steps of at most n, each attended from as soon as it is there. */
+static void attend_in_steps(mka_engine *on, long_arrays *a, mka_type keys, mka_type values, int window, int n) {
+    mka_kv_options o = options_of(keys);
+    mka_kv *kv;
+    o.value_type = values;
+    o.context = LONG;
+    o.queries = n;
+    o.window = window;
+    assert_int_equal(mka_kv_create(on, &o, &kv, NULL), MKA_OK);
+    for (int round = 0; round < 2; round++) { /* once more after a reset */
+        for (int done = 0; done < LONG;) {
+            int step = n < LONG - done ? n : LONG - done;
+            assert_int_equal(mka_kv_append(kv, step, a->k[done][0], a->v[done][0], NULL), MKA_OK);
+            done += step;
+            assert_int_equal(mka_kv_attend(kv, done, step, a->q[done - step][0], a->out[done - step][0], NULL), MKA_OK);
+        }
+        mka_kv_reset(kv);
+    }
+    mka_kv_destroy(kv);
+}
+
+/* Which tokens count as new depends on positions alone, so steps of any size agree. */
+static void steps_agree(mka_engine *on, float within) {
+    static const struct {
+        mka_type keys, values;
+        int window;
+    } cases[] = {{MKA_Q4_0, MKA_Q4_0, 0},
+                 {MKA_Q4_0, MKA_F32, 0},
+                 {MKA_F16, MKA_Q4_0, 0},
+                 {MKA_Q4_0, MKA_Q4_0, 200},
+                 {MKA_Q4_0, MKA_Q4_0, 50}};
+    static const int steps[] = {1, 7, 32, PASS, LONG};
+    long_arrays *a = random_long();
+    float *first = malloc(sizeof a->out);
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
+        for (size_t s = 0; s < sizeof steps / sizeof *steps; s++) {
+            attend_in_steps(on, a, cases[c].keys, cases[c].values, cases[c].window, steps[s]);
+            if (s == 0) memcpy(first, a->out, sizeof a->out);
+            for (size_t i = 0; i < sizeof a->out / sizeof *first; i++)
+                if (!(fabsf((&a->out[0][0][0])[i] - first[i]) <= within))
+                    fail_msg("case %zu, steps of %d, number %zu: %g, expected %g", c, steps[s], i, (double)(&a->out[0][0][0])[i],
+                             (double)first[i]);
+        }
+    free(first);
+    free(a);
+}
+
+/* Levels with integer products round the weights of rows together that they work on together. */
+static void four_bits_in_any_steps(void **state) {
+    (void)state;
+    mka_engine_options options;
+    mka_engine *scalar;
+    mka_engine_defaults(&options);
+    options.threads = 2;
+    options.bind = 0;
+    options.cpu = "scalar";
+    assert_int_equal(mka_engine_create(&options, &scalar, NULL), MKA_OK);
+    steps_agree(scalar, 1e-5F);
+    steps_agree(engine, 2e-2F);
+    mka_engine_destroy(scalar);
+}
+
+/* Each query looks for the key so many tokens before it; the root mean square of what four bits change in what it finds. */
+static double loss_at(long_arrays *a, int back) {
+    double sum = 0;
+    for (int t = back; t < LONG; t++)
+        for (int h = 0; h < HEADS; h++)
+            for (int e = 0; e < DIM; e++) a->q[t][h][e] = 3 * a->k[t - back][h / (HEADS / KV)][e];
+    attend_in_steps(engine, a, MKA_F32, MKA_F32, 0, PASS);
+    float *want = malloc(sizeof a->out), *got = &a->out[0][0][0];
+    memcpy(want, a->out, sizeof a->out);
+    attend_in_steps(engine, a, MKA_Q4_0, MKA_Q4_0, 0, PASS);
+    for (size_t i = (size_t)back * HEADS * DIM; i < (size_t)LONG * HEADS * DIM; i++)
+        sum += (double)(got[i] - want[i]) * (double)(got[i] - want[i]);
+    free(want);
+    return sqrt(sum / ((LONG - back) * HEADS * DIM));
+}
+
+static void the_newest_keep_their_digits(void **state) {
+    (void)state;
+    long_arrays *a = random_long();
+    double here = loss_at(a, 0), near = loss_at(a, 128), far = loss_at(a, 400);
+    if (!(here < 0.01 && near < 0.01)) fail_msg("new tokens lose %g and %g", here, near);
+    if (!(far > 0.03 && far < 0.3)) fail_msg("old tokens lose %g", far);
+    free(a);
+}
+
+/* Rooms move on by whole tiles, and a cut before them leaves nothing. */
+static void a_cut_forgets(void **state) {
+    (void)state;
+    static unsigned char memory[1 << 20];
+    mka_near_shape shape = {1, 32, 32, MKA_Q4_0, MKA_Q4_0, 64, 100000};
+    mka_near near;
+    assert_true(mka_near_bytes(&shape) > 0 && mka_near_bytes(&shape) < sizeof memory);
+    mka_near_place(&shape, memory, &near);
+    for (int at = 0; at < 5000; at += 50) {
+        mka_near_advance(&near, at, 50);
+        assert_int_equal(near.first % MKA_TILE, 0);
+        assert_true(near.held <= (at / MKA_TILE * MKA_TILE > MKA_NEAR ? at / MKA_TILE * MKA_TILE - MKA_NEAR : 0));
+        assert_true(at + 50 - near.first <= (int)near.tiles * MKA_TILE);
+        assert_null(mka_near_key(&near, 0, near.first - 1));
+    }
+    int held = near.held;
+    mka_near_truncate(&near, held + 1);
+    assert_int_equal(near.held, held);
+    mka_near_truncate(&near, 77);
+    assert_int_equal(near.held, 77);
+    assert_int_equal(near.first, 64);
+    mka_near_advance(&near, 77, 64);
+    assert_int_equal(near.held, 77);
+    assert_ptr_equal(mka_near_key(&near, 0, 77), memory);
+    mka_attend_near part = {.keys = memory, .held = near.held};
+    assert_int_equal(mka_near_from(&part, 70), 71);
+    assert_int_equal(mka_near_from(&part, 77), 77);
+    assert_int_equal(mka_near_from(&part, 1000), 992 - MKA_NEAR);
+}
+
 static void nonsense_is_refused(void **state) {
     (void)state;
     mka_kv *kv = (mka_kv *)&kv;
@@ -176,6 +311,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(agrees_with_plain_arrays),
         cmocka_unit_test(shared_rows_are_values),
+        cmocka_unit_test(four_bits_in_any_steps),
+        cmocka_unit_test(the_newest_keep_their_digits),
+        cmocka_unit_test(a_cut_forgets),
         cmocka_unit_test(nonsense_is_refused),
     };
     return cmocka_run_group_tests(tests, start, stop);

@@ -87,8 +87,9 @@ typedef struct mka_layer_state {
     X(v)                                                                                                                         \
     X(out)                                                                                                                       \
     X(mixed)                                                                                                                     \
-    X(summary_rows) X(longterm_rows) X(fused) X(hidden) X(lambda) X(q_latent) X(down) X(q_absorbed) X(latent_out)                \
-        X(block_latent) X(block_rows) X(block_k) X(block_v) X(run_m) X(run_z)
+    X(summary_rows)                                                                                                              \
+    X(longterm_rows) X(fused) X(hidden) X(lambda) X(q_latent) X(down) X(q_absorbed) X(latent_out) X(block_latent) X(block_rows)  \
+        X(block_k) X(block_v) X(run_m) X(run_z)
 #define MKA_SCRATCH_SIZE(name)   size_t name;
 #define MKA_SCRATCH_BUFFER(name) float *name;
 typedef struct mka_attention_sizes {
@@ -138,10 +139,11 @@ void mka_attention_limits(const mka_layer_config *config, struct mka_ops_limits 
 /* 1 for a layer that may have a long-term tier: it sees all tokens, and its cache is one that the tier can hold. */
 int mka_layer_tiered(const mka_layer_config *config);
 
-/* The caches and the summary of one layer, empty; summary [width] is borrowed (NULL for variants without), and so is shared,
- * which gives layers that may have one a long-term tier (NULL: none). */
+/* The caches and the summary of one layer, empty, for passes of so many queries; summary [width] is borrowed (NULL for variants
+ * without), and so is shared, which gives layers that may have one a long-term tier (NULL: none). */
 mka_status mka_layer_state_create(const mka_layer_config *config, mka_type key_type, mka_type value_type, int capacity,
-                                  float *summary, mka_tiers_shared *shared, mka_layer_state *state, mka_error *error);
+                                  int queries, float *summary, mka_tiers_shared *shared, mka_layer_state *state,
+                                  mka_error *error);
 void mka_layer_state_destroy(mka_layer_state *state);
 void mka_layer_state_reset(mka_layer_state *state, const mka_layer_config *config);
 

@@ -50,7 +50,8 @@ static mka_local_shape shape_of(const mka_kv_options *o) {
                              .shared = o->shared,
                              .key_type = o->key_type,
                              .value_type = o->shared ? o->key_type : o->value_type,
-                             .capacity = o->context};
+                             .capacity = o->context,
+                             .queries = o->queries};
 }
 
 static mka_status check_memory(const mka_kv_options *o, mka_error *error) {

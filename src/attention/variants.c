@@ -47,11 +47,13 @@ int mka_layer_tiered(const mka_layer_config *config) {
 }
 
 mka_status mka_layer_state_create(const mka_layer_config *config, mka_type key_type, mka_type value_type, int capacity,
-                                  float *summary, mka_tiers_shared *shared, mka_layer_state *state, mka_error *error) {
+                                  int queries, float *summary, mka_tiers_shared *shared, mka_layer_state *state,
+                                  mka_error *error) {
     *state = (mka_layer_state){.summary = summary};
     mka_local_shape shapes[MKA_LEVELS];
     int count = mka_variant_get(config->variant)->caches(config, key_type, value_type, capacity, shapes);
     for (; state->caches < count; state->caches++) {
+        shapes[state->caches].queries = queries;
         mka_status status = mka_tiers_create(&shapes[state->caches], mka_layer_tiered(config) ? shared : NULL,
                                              &state->cache[state->caches], error);
         if (status) {

@@ -20,10 +20,24 @@ size_t mka_local_token_bytes(const mka_local_shape *shape) {
     return (size_t)shape->kv_heads * (key + value) / MKA_TILE;
 }
 
+/* A shared value is made from its key whole, in one form or another of the same layer, so all tokens are of one kind there. */
+static size_t near_bytes(const mka_local_shape *s, mka_near_shape *near) {
+    *near = (mka_near_shape){.kv_heads = s->kv_heads,
+                             .key_dim = s->key_dim,
+                             .value_dim = s->value_dim,
+                             .key_type = s->key_type,
+                             .value_type = s->value_type,
+                             .queries = s->queries,
+                             .capacity = s->capacity};
+    return s->shared ? 0 : mka_near_bytes(near);
+}
+
 size_t mka_local_bytes(const mka_local_shape *shape) {
     size_t key, value, bytes;
+    mka_near_shape near;
     tile_bytes(shape, &key, &value);
-    return mka_size_mul((size_t)shape->kv_heads * (key + value), tile_count(shape), &bytes) ? bytes : 0;
+    if (!mka_size_mul((size_t)shape->kv_heads * (key + value), tile_count(shape), &bytes)) return 0;
+    return mka_size_add(bytes, near_bytes(shape, &near), &bytes) ? bytes : 0;
 }
 
 mka_status mka_local_create(const mka_local_shape *shape, mka_local *local, mka_error *error) {
@@ -42,6 +56,9 @@ mka_status mka_local_create(const mka_local_shape *shape, mka_local *local, mka_
                         mka_size_text(bytes, text, sizeof text), shape->capacity);
     }
     local->values = shape->shared ? local->keys : local->keys + (size_t)shape->kv_heads * local->tiles * local->key_tile;
+    mka_near_shape near;
+    size_t near_size = near_bytes(shape, &near);
+    if (near_size > 0) mka_near_place(&near, local->keys + local->bytes - near_size, &local->near);
     return MKA_OK;
 }
 
@@ -72,12 +89,19 @@ static void store_token(const store_task *t, int head, size_t i) {
     size_t token = (size_t)t->first + i, tile = (size_t)head * local->tiles + token / MKA_TILE;
     int slot = (int)(token % MKA_TILE);
     const float *key = t->keys + i * (size_t)t->key_ld + (size_t)head * (size_t)shape->key_dim;
-    mka_put_key(shape->key_type, t->kernels->store[shape->key_type], shape->key_dim,
-                turned(shape->key_type, shape->key_dim, key, room), local->keys + tile * local->key_tile, slot);
+    key = turned(shape->key_type, shape->key_dim, key, room);
+    mka_put_key(shape->key_type, t->kernels->store[shape->key_type], shape->key_dim, key, local->keys + tile * local->key_tile,
+                slot);
     if (shape->shared) return;
+    const mka_near *near = &local->near;
+    unsigned char *exact = mka_near_key(near, head, (int)token);
+    if (exact) mka_put_key(near->key_type, t->kernels->store[near->key_type], shape->key_dim, key, exact, slot);
     const float *value = t->values + i * (size_t)t->value_ld + (size_t)head * (size_t)shape->value_dim;
-    mka_put_value(shape->value_type, t->kernels->store[shape->value_type], shape->value_dim,
-                  turned(shape->value_type, shape->value_dim, value, room), local->values + tile * local->value_tile, slot);
+    value = turned(shape->value_type, shape->value_dim, value, room);
+    mka_put_value(shape->value_type, t->kernels->store[shape->value_type], shape->value_dim, value,
+                  local->values + tile * local->value_tile, slot);
+    exact = mka_near_value(near, head, (int)token);
+    if (exact) mka_put_value(near->value_type, t->kernels->store[near->value_type], shape->value_dim, value, exact, slot);
 }
 
 /* Threads share out heads and whole tiles, so that no two write one line of memory. */
@@ -96,6 +120,7 @@ static void store_share(void *argument, int thread, int threads) {
 
 void mka_local_store(mka_local *local, mka_ops *ops, int first, int n, const float *keys, int key_ld, const float *values,
                      int value_ld) {
+    mka_near_advance(&local->near, first, n);
     store_task t = {local, ops->kernels, first, n, key_ld, value_ld, keys, values};
     if (n < 8)
         store_share(&t, 0, 1); /* a few rows are stored sooner than threads wake */
@@ -111,6 +136,7 @@ void mka_local_truncate(mka_local *local, int length) {
         mka_pages_discard(local->keys + tile * local->key_tile, gone * local->key_tile);
         if (!shape->shared) mka_pages_discard(local->values + tile * local->value_tile, gone * local->value_tile);
     }
+    mka_near_truncate(&local->near, length);
 }
 
 void mka_local_forget(mka_local *local, int from, int to) {
@@ -149,4 +175,12 @@ void mka_local_job(const mka_local *local, int count, mka_attend_job *job) {
     job->head_tiles = local->tiles;
     job->key_first = 0;
     job->key_count = count;
+    const mka_near *near = &local->near;
+    job->near = (mka_attend_near){.keys = near->keys,
+                                  .values = near->values,
+                                  .key_type = near->key_type,
+                                  .value_type = near->value_type,
+                                  .head_tiles = near->tiles,
+                                  .first = near->first,
+                                  .held = near->held};
 }

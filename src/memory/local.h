@@ -3,11 +3,14 @@
  *   keys    [kv_heads][tiles][key tile]       one head's tiles lie together, so that attention streams them
  *   values  [kv_heads][tiles][value tile]     (absent when a value is a part of its key, as in latent attention)
  *
+ * Keys or values in four bits have their newest tokens beside them in 16 bits (near.h); those that are shared have not.
+ *
  * Room for all of capacity is reserved at once, but the system commits pages only as tokens arrive.
  */
 #ifndef MKA_MEMORY_LOCAL_H
 #define MKA_MEMORY_LOCAL_H
 
+#include "near.h"
 #include "ops/ops.h"
 
 typedef struct mka_local_shape {
@@ -15,6 +18,7 @@ typedef struct mka_local_shape {
     int shared; /* 1: the value is the first value_dim numbers of the key's row; nothing is stored for it */
     mka_type key_type, value_type;
     int capacity; /* tokens */
+    int queries;  /* of one pass at most */
 } mka_local_shape;
 
 typedef struct mka_local {
@@ -23,9 +27,11 @@ typedef struct mka_local {
     size_t tiles;                /* of one head */
     size_t bytes;                /* reserved in all */
     unsigned char *keys, *values;
+    mka_near near;
 } mka_local;
 
-/* Bytes that one token takes on average, and that the whole capacity takes (0 when that does not fit in size_t). */
+/* Bytes that one token takes on average (without near's room, which does not grow with tokens), and that the whole capacity
+ * takes (0 when that does not fit in size_t). */
 size_t mka_local_token_bytes(const mka_local_shape *shape);
 size_t mka_local_bytes(const mka_local_shape *shape);
 
@@ -38,7 +44,7 @@ void mka_local_destroy(mka_local *local);
 void mka_local_store(mka_local *local, mka_ops *ops, int first, int n, const float *keys, int key_ld, const float *values,
                      int value_ld);
 
-/* Gives the pages behind tokens length.. back to the system. */
+/* Gives the pages behind tokens length.. back to the system. Tokens before length that have left near's room stay as coded. */
 void mka_local_truncate(mka_local *local, int length);
 
 /* Gives back the pages of tokens from..to - 1 alone; from is a multiple of MKA_TILE. They read as zeros from then on. */

@@ -87,7 +87,7 @@ mka_status mka_memory_create(mka_engine *engine, const mka_memory_options *optio
     memory->shared.plan = o->plan;
     mka_ops_cpu(&memory->ops, engine);
     status = lay_out(memory, error);
-    mka_local_shape shape = {o->kv_heads, o->head_dim, o->head_dim, 0, o->local, o->local, o->context};
+    mka_local_shape shape = {o->kv_heads, o->head_dim, o->head_dim, 0, o->local, o->local, o->context, o->queries};
     for (int i = 0; i < o->layers && !status; i++)
         status = mka_tiers_create(&shape, &memory->shared, &memory->layers[i].tiers, error);
     if (status) goto fail;

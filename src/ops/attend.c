@@ -5,6 +5,8 @@
  *
  * Few queries: the keys are split, each split leaves (m, z, acc) in ops->partial, and a second pass merges them. Many queries:
  * tiles alone give work enough, and each runs over all its keys. The split depends on the lengths only, never on the threads.
+ *
+ * Where a cache has its newest tokens in more bits, these are a second run of keys: the last split, or what a tile ends with.
  */
 #include <math.h>
 #include <stdatomic.h>
@@ -20,6 +22,7 @@
 
 typedef struct plan {
     const mka_attend_job *job;
+    mka_attend_job near; /* the job over the newest tokens, where the cache has them in more bits */
     mka_ops *ops;
     int group, tile, tiles, splits, split_keys;
     mka_attend_rows_fn *at_once; /* NULL: scores, softmax and mix block by block */
@@ -61,7 +64,7 @@ size_t mka_attend_scratch(const struct mka_ops_limits *limits) {
 
 size_t mka_attend_partials(const struct mka_ops_limits *limits) {
     size_t rows = most_rows(limits->head_rows) > TILE_ROWS ? most_rows(limits->head_rows) : TILE_ROWS;
-    size_t splits = ((size_t)limits->context + SPLIT - 1) / SPLIT + 1; /* a window may begin within a tile */
+    size_t splits = ((size_t)limits->context + SPLIT - 1) / SPLIT + 2; /* a window may begin within a tile; near */
     return splits * (size_t)limits->kv_heads * rows * ((size_t)limits->value_dim + 2);
 }
 
@@ -147,13 +150,14 @@ static void store_partial(const plan *p, const tile *t, int head, int split) {
     memcpy(state + 2 * t->rows, t->acc, (size_t)t->rows * (size_t)p->job->value_dim * sizeof(float));
 }
 
-/* Masks, with -inf, the keys from..from+count-1 that a row's query must not see, and those before begin. */
-static void mask(const plan *p, const tile *t, int from, int count, int begin) {
-    const mka_attend_job *job = p->job;
+/* Masks, with -inf, the keys from..from+count-1 that a row's query must not see or sees in the other run, and those before
+ * begin. */
+static void mask(const plan *p, const mka_attend_job *job, const tile *t, int from, int count, int begin) {
     for (int query = 0; query < t->queries; query++) {
         int position = job->first + t->first_query + query;
-        int last = position + 1 - from, seen_from = job->window > 0 ? position - job->window + 1 : 0;
-        int first = (seen_from > begin ? seen_from : begin) - from;
+        int near = mka_near_from(&job->near, position), begins = job == &p->near && near > begin ? near : begin;
+        int last = (job == &p->near ? position + 1 : near) - from, seen_from = job->window > 0 ? position - job->window + 1 : 0;
+        int first = (seen_from > begins ? seen_from : begins) - from;
         if (last >= count && first <= 0) continue;
         for (int r = query * p->group; r < (query + 1) * p->group; r++) {
             float *s = t->s + (size_t)r * LDS;
@@ -202,20 +206,19 @@ static void attend_at_once(const plan *p, const tile *t, int head, int begin, in
     p->at_once(&rows);
 }
 
-/* Runs a tile over the keys at positions begin..end-1. Blocks begin with a whole tile of the cache; what lies before begin is
- * masked. */
-static void attend_keys(const plan *p, const tile *t, int head, int begin, int end) {
-    const mka_attend_job *job = p->job;
+/* Runs a tile over the keys at positions begin..end-1 of the job or of its near one. Blocks begin with a whole tile of the
+ * cache; what lies before begin is masked. */
+static void attend_keys(const plan *p, const mka_attend_job *job, const tile *t, int head, int begin, int end) {
     const mka_kernels *kernels = p->ops->kernels;
     size_t key_tile = mka_key_tile_bytes(job->key_type, job->key_dim),
            value_tile = mka_value_tile_bytes(job->value_type, job->value_dim);
     size_t first_tile = (size_t)head * job->head_tiles;
-    for (int from = begin / MKA_TILE * MKA_TILE; from < end; from += BLOCK) {
+    for (int from = begin < end ? begin / MKA_TILE * MKA_TILE : end; from < end; from += BLOCK) {
         int count = end - from < BLOCK ? end - from : BLOCK;
         size_t index = first_tile + (size_t)(from - job->key_first) / MKA_TILE;
         const unsigned char *keys = job->keys + index * key_tile;
         kernels->score[job->key_type](t->rows, job->key_dim, count, t->q, keys, job->scale, t->s, LDS);
-        mask(p, t, from, count, begin);
+        mask(p, job, t, from, count, begin);
         kernels->online(t->rows, count, t->s, LDS, t->m, t->z, t->c);
         if (job->shared) {
             share_values(p, t, keys, key_tile, count);
@@ -236,24 +239,42 @@ static void seen(const plan *p, const tile *t, int *begin, int *end) {
     *begin = job->window > 0 && first - job->window + 1 > job->key_first ? first - job->window + 1 : job->key_first;
 }
 
+/* Of positions begin..end-1, which a tile sees: what it reads from near is from..end-1, and from the rest begin..to-1. */
+static void parts(const plan *p, const tile *t, int begin, int end, int *from, int *to) {
+    const mka_attend_job *job = p->job;
+    int first = job->first + t->first_query, last = first + t->queries - 1, near = mka_near_from(&job->near, last);
+    *to = near < end ? near : end;
+    *from = mka_near_from(&job->near, first);
+    if (*from < job->near.held) *from = job->near.held;
+    if (*from < begin) *from = begin;
+    if (!job->near.keys || *from > end) *from = end;
+}
+
 static void attend_item(const plan *p, size_t item, unsigned char *scratch) {
     int split = (int)(item % (size_t)p->splits);
     int index = (int)(item / (size_t)p->splits % (size_t)p->tiles);
     int head = (int)(item / (size_t)p->splits / (size_t)p->tiles);
     tile t = place_tile(p, scratch, index);
-    int begin, end;
+    int begin, end, from, to;
     seen(p, &t, &begin, &end);
+    parts(p, &t, begin, end, &from, &to);
     load_tile(p, &t, head);
     if (p->splits > 1) {
         int first = begin / MKA_TILE * MKA_TILE + split * p->split_keys; /* splits begin with whole tiles */
         if (first > begin) begin = first;
-        if (end > first + p->split_keys) end = first + p->split_keys;
+        if (to > first + p->split_keys) to = first + p->split_keys;
+        if (p->near.keys && split < p->splits - 1) from = end;
         if (split > 0 && p->job->m) { /* what came before counts once */
             for (int r = 0; r < t.rows; r++) t.m[r] = -INFINITY, t.z[r] = 0.0F;
             memset(t.acc, 0, (size_t)t.rows * (size_t)p->job->value_dim * sizeof(float));
         }
     }
-    (p->at_once ? attend_at_once : attend_keys)(p, &t, head, begin, end);
+    if (p->at_once) {
+        attend_at_once(p, &t, head, begin, end);
+    } else {
+        attend_keys(p, p->job, &t, head, begin, to);
+        attend_keys(p, &p->near, &t, head, from, end);
+    }
     if (p->splits > 1)
         store_partial(p, &t, head, split);
     else
@@ -300,40 +321,58 @@ static void attend_share(void *argument, int thread, int threads) {
 
 /* Bytes of keys and values that the job reads, each once for a tile. */
 static uint64_t bytes_read(const plan *p) {
-    uint64_t rows = 0;
+    uint64_t rows = 0, near_rows = 0;
     for (int i = 0; i < p->tiles; i++) {
         tile t = {.first_query = i * p->tile};
         t.queries = p->job->n - t.first_query < p->tile ? p->job->n - t.first_query : p->tile;
-        int begin, end;
+        int begin, end, from, to;
         seen(p, &t, &begin, &end);
-        if (end > begin) rows += (uint64_t)(end - begin);
+        parts(p, &t, begin, end, &from, &to);
+        if (to > begin) rows += (uint64_t)(to - begin);
+        if (end > from) near_rows += (uint64_t)(end - from);
     }
     const mka_attend_job *job = p->job;
     uint64_t tile_bytes = mka_key_tile_bytes(job->key_type, job->key_dim);
     if (!job->shared) tile_bytes += mka_value_tile_bytes(job->value_type, job->value_dim);
-    return rows * tile_bytes / MKA_TILE * (uint64_t)job->kv_heads;
+    uint64_t near_bytes = !job->near.keys ? 0
+                                          : mka_key_tile_bytes(job->near.key_type, job->key_dim) +
+                                                mka_value_tile_bytes(job->near.value_type, job->value_dim);
+    return (rows * tile_bytes + near_rows * near_bytes) / MKA_TILE * (uint64_t)job->kv_heads;
+}
+
+static mka_attend_job near_job(const mka_attend_job *job) {
+    mka_attend_job near = *job;
+    near.keys = job->near.keys;
+    near.values = job->near.values;
+    near.key_type = job->near.key_type;
+    near.value_type = job->near.value_type;
+    near.head_tiles = job->near.head_tiles;
+    near.key_first = job->near.first;
+    return near;
 }
 
 /* The kernel that takes all steps at once, where the level has one for such a job; few rows are better off without. */
 static mka_attend_rows_fn *kernel_at_once(const mka_ops *ops, const mka_attend_job *job, int group) {
-    if (job->shared || job->key_type != job->value_type || (size_t)job->n * (size_t)group < 16 || job->key_dim % 32 ||
-        job->value_dim % 16 || job->key_dim > MKA_ROWS_DIM || job->value_dim > MKA_ROWS_DIM)
+    if (job->near.keys || job->shared || job->key_type != job->value_type || (size_t)job->n * (size_t)group < 16 ||
+        job->key_dim % 32 || job->value_dim % 16 || job->key_dim > MKA_ROWS_DIM || job->value_dim > MKA_ROWS_DIM)
         return NULL;
     return ops->kernels->attend_rows[job->key_type];
 }
 
 void mka_cpu_attend(mka_ops *ops, const mka_attend_job *job) {
     plan p = {.job = job, .ops = ops, .group = job->heads / job->kv_heads, .splits = 1, .split_keys = SPLIT};
+    p.near = near_job(job);
     p.at_once = kernel_at_once(ops, job, p.group);
     p.tile = tile_queries(p.group);
     if (p.at_once && job->n > 4 * p.tile) p.tile = wide_queries(p.group); /* fewer queries: rather more items than wide ones */
     p.tiles = (job->n + p.tile - 1) / p.tile;
     if (p.tiles == 1) {
         tile t = {.queries = job->n};
-        int begin, end;
+        int begin, end, from, to;
         seen(&p, &t, &begin, &end);
+        parts(&p, &t, begin, end, &from, &to);
         begin = begin / MKA_TILE * MKA_TILE;
-        if (end - begin > SPLIT) p.splits = (end - begin + SPLIT - 1) / SPLIT;
+        if (to - begin > SPLIT) p.splits = (to - begin + SPLIT - 1) / SPLIT + (p.near.keys ? 1 : 0);
     }
     ops->cache_bytes += bytes_read(&p);
     mka_pool_run(ops->pool, attend_share, &p);

@@ -31,6 +31,17 @@ typedef struct mka_product {
 /* Attention of n queries at positions first..first+n-1 over keys at positions key_first..key_first+key_count-1 (key_first a
  * multiple of MKA_TILE), each query seeing positions <= its own and, when window > 0, > its own - window. Query head h reads
  * key/value head h / (heads / kv_heads), whose tiles (simd/cache.h) begin head_tiles tiles after those of the head before. */
+enum { MKA_NEAR = 128 }; /* tokens before a query's tile that a cache in four bits has in more bits too */
+
+/* A cache's newest tokens in more bits than the rest of it, in tiles as the job's own; first is a multiple of MKA_TILE. */
+typedef struct mka_attend_near {
+    const unsigned char *keys, *values; /* keys NULL: there is none */
+    mka_type key_type, value_type;
+    size_t head_tiles;
+    int first; /* position of the first tile */
+    int held;  /* tokens before this one are not there */
+} mka_attend_near;
+
 typedef struct mka_attend_job {
     int n, first, window;
     int heads, kv_heads, key_dim, value_dim;
@@ -42,10 +53,18 @@ typedef struct mka_attend_job {
     int shared; /* 1: a value is the first value_dim numbers of its key, and values is not read */
     size_t head_tiles;
     int key_first, key_count;
+    mka_attend_near near; /* each query reads positions from mka_near_from on there, and those before from keys and values */
     /* NULL: out is the finished attention. Otherwise the running state of an attention that comes in several jobs, which
      * begins as m = -inf, z = 0, out = 0; out holds the unscaled sum, and mka_attend_finish divides by z at the end. */
     float *m, *z; /* [n][heads] */
 } mka_attend_job;
+
+/* The first position that a query at the given one reads from near; position + 1: none. It never falls as positions rise. */
+static inline int mka_near_from(const mka_attend_near *near, int position) {
+    int from = position / MKA_TILE * MKA_TILE - MKA_NEAR;
+    if (from < near->held) from = near->held;
+    return near->keys && from <= position ? from : position + 1;
+}
 
 typedef struct mka_ops mka_ops;
 
