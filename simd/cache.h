@@ -16,7 +16,8 @@
  *
  * d is padded with zeros to a whole unit (keys: 2 for BF16, 32 for Q8 and Q4; values: 16 for BF16 and Q8, 32 for Q4). A tile's
  * bytes are a multiple of 64. Slots that no token was put into hold zeros or an earlier token: kernels are told how many count.
- * In the table of kernels Q8 and Q4 are indexed by MKA_Q8_0 and MKA_Q4_0.
+ * Caches that hold Q4 tiles turn what they put in (mka_hadamard) and have their newest tokens in BF16 tiles too
+ * (src/memory/near.h). In the table of kernels Q8 and Q4 are indexed by MKA_Q8_0 and MKA_Q4_0.
  */
 #ifndef MKA_SIMD_CACHE_H
 #define MKA_SIMD_CACHE_H

@@ -137,7 +137,7 @@ static void shared_rows_are_values(void **state) {
 
 /* ---- four bits, and the newest tokens beside them ---- */
 
-enum { LONG = 700, PASS = 60 };
+enum { LONG = 500, PASS = 60 };
 
 typedef struct long_arrays {
     float k[LONG][KV][DIM], v[LONG][KV][DIM], q[LONG][HEADS][DIM], out[LONG][HEADS][DIM];
@@ -160,7 +160,7 @@ static void attend_in_steps(mka_engine *on, long_arrays *a, mka_type keys, mka_t
     o.queries = n;
     o.window = window;
     assert_int_equal(mka_kv_create(on, &o, &kv, NULL), MKA_OK);
-    for (int round = 0; round < 2; round++) { /* once more after a reset */
+    for (int round = n == PASS ? 0 : 1; round < 2; round++) { /* 0: and once more after a reset */
         for (int done = 0; done < LONG;) {
             int step = n < LONG - done ? n : LONG - done;
             assert_int_equal(mka_kv_append(kv, step, a->k[done][0], a->v[done][0], NULL), MKA_OK);
@@ -182,7 +182,7 @@ static void steps_agree(mka_engine *on, float within) {
                  {MKA_F16, MKA_Q4_0, 0},
                  {MKA_Q4_0, MKA_Q4_0, 200},
                  {MKA_Q4_0, MKA_Q4_0, 50}};
-    static const int steps[] = {1, 7, 32, PASS, LONG};
+    static const int steps[] = {1, 7, PASS, LONG};
     long_arrays *a = random_long();
     float *first = malloc(sizeof a->out);
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
@@ -232,7 +232,7 @@ static double loss_at(long_arrays *a, int back) {
 static void the_newest_keep_their_digits(void **state) {
     (void)state;
     long_arrays *a = random_long();
-    double here = loss_at(a, 0), near = loss_at(a, 128), far = loss_at(a, 400);
+    double here = loss_at(a, 0), near = loss_at(a, 128), far = loss_at(a, 300);
     if (!(here < 0.01 && near < 0.01)) fail_msg("new tokens lose %g and %g", here, near);
     if (!(far > 0.03 && far < 0.3)) fail_msg("old tokens lose %g", far);
     free(a);

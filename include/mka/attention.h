@@ -54,7 +54,9 @@ MKA_API mka_status mka_kv_append(mka_kv *kv, int n, const float *keys, const flo
 
 /* Attention of n queries that stand at the last n of the first length tokens (causal among themselves): queries
  * [n][heads][key_dim], out [n][heads][value_dim], which overlaps nothing. 1 <= n <= options.queries, n <= length <= tokens held.
- * Never allocates. */
+ * Never allocates. Keys and values in MKA_Q4_0 are kept as bfloat16 too while they are new: of the tokens held, the last 128 and
+ * options.queries at least. A query reads the 128 to 159 tokens before it, and itself, so, where they are; older ones in 4 bits.
+ */
 MKA_API mka_status mka_kv_attend(mka_kv *kv, int length, int n, const float *queries, float *out, mka_error *error);
 
 typedef struct mka_kv_info {

@@ -69,7 +69,8 @@ MKA_API int mka_session_length(const mka_session *session);
 MKA_API int mka_session_context(const mka_session *session);
 
 /* Forgets all tokens from position length on. MKA_UNSUPPORTED when an earlier state cannot be had back (a session summary of
- * MKA or FastMKA is a running average) unless length is 0, which always works. */
+ * MKA or FastMKA is a running average) unless length is 0, which always works. A cache in MKA_Q4_0 has its newest tokens in 16
+ * bits as well; of those that come to be the newest by a cut, the ones that were older than that stay in 4 bits. */
 MKA_API mka_status mka_session_truncate(mka_session *session, int length, mka_error *error);
 
 typedef struct mka_session_usage {
