@@ -265,13 +265,49 @@ static void pieces_come_in_halves_from_both_ends(void **state) {
     assert_true(mka_pieces_take(pieces, 1, 2, &begin, &end) && begin == 16 && end == 24);
 }
 
+struct serial {
+    mka_pool *pool;
+    int sum, wrong; /* plain ints: a race would show under ThreadSanitizer */
+};
+
+static void add_one(void *user) {
+    ((struct serial *)user)->sum++;
+}
+
+static void step_by_step(void *argument, int thread, int threads) {
+    struct serial *serial = argument;
+    (void)threads;
+    for (int i = 1; i <= 1000; i++) {
+        mka_pool_barrier_with(serial->pool, add_one, serial);
+        if (serial->sum != i && thread == 0) serial->wrong = 1;
+        mka_pool_barrier(serial->pool);
+    }
+}
+
+static void barriers_run_their_step_once(void **state) {
+    (void)state;
+    for (int threads = 1; threads <= 5; threads += 2) {
+        struct serial serial = {.pool = make(threads)};
+        mka_pool_run(serial.pool, step_by_step, &serial);
+        assert_int_equal(serial.sum, 1000);
+        assert_false(serial.wrong);
+        mka_pool_destroy(serial.pool);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(runs_every_thread_once),       cmocka_unit_test(barriers_order_phases),
-        cmocka_unit_test(callers_take_turns),           cmocka_unit_test(idle_threads_sleep),
-        cmocka_unit_test(survives_oversubscription),    cmocka_unit_test(binds_workers),
-        cmocka_unit_test(refuses_bad_counts),           cmocka_unit_test(shares_cover_everything),
-        cmocka_unit_test(pieces_cover_everything_once), cmocka_unit_test(pieces_come_in_halves_from_both_ends),
+        cmocka_unit_test(runs_every_thread_once),
+        cmocka_unit_test(barriers_order_phases),
+        cmocka_unit_test(barriers_run_their_step_once),
+        cmocka_unit_test(callers_take_turns),
+        cmocka_unit_test(idle_threads_sleep),
+        cmocka_unit_test(survives_oversubscription),
+        cmocka_unit_test(binds_workers),
+        cmocka_unit_test(refuses_bad_counts),
+        cmocka_unit_test(shares_cover_everything),
+        cmocka_unit_test(pieces_cover_everything_once),
+        cmocka_unit_test(pieces_come_in_halves_from_both_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -99,6 +99,8 @@ typedef struct mka_attention_scratch {
     MKA_SCRATCH_FIELDS(MKA_SCRATCH_BUFFER)
 } mka_attention_scratch;
 
+enum { MKA_AFTER = 2 };
+
 /* One layer's forward pass over n new tokens at positions first... */
 typedef struct mka_attention_pass {
     mka_ops *ops;
@@ -112,6 +114,9 @@ typedef struct mka_attention_pass {
     const mka_attention_trace *trace; /* may be NULL */
     const float *x;                   /* [n][width] */
     float *y;                         /* [n][width] */
+    /* With one token: what follows once y is there, in the same run of the threads; NULL: nothing. */
+    const mka_step *after;
+    int after_count; /* <= MKA_AFTER */
 } mka_attention_pass;
 
 typedef struct mka_variant_table {

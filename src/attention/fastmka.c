@@ -43,7 +43,9 @@ static void project_one(const mka_attention_pass *pass) {
     mka_product q = mka_q_product(pass), in = mka_route_in(pass), kv[2];
     mka_kv_products(pass, pass->scratch->fused, kv);
     mka_attention_pass copy = *pass;
-    mka_step steps[] = {{NULL, NULL, 1, &q}, {NULL, NULL, 1, &in}, {fuse_one, &copy, 2, kv}};
+    mka_step steps[] = {{.count = 1, .products = &q},
+                        {.count = 1, .products = &in},
+                        {.before = fuse_one, .user = &copy, .count = 2, .products = kv}};
     pass->ops->chain(pass->ops, 3, steps);
 }
 

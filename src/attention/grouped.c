@@ -75,7 +75,13 @@ void mka_project_out(const mka_attention_pass *pass, const float *rows) {
     const mka_layer_config *c = &pass->layer->config;
     const mka_layer_weights *w = &pass->layer->weights;
     mka_product product = {&w->o, w->o_bias, rows, c->heads * c->value_dim, pass->y, c->width};
-    pass->ops->multiply(pass->ops, pass->n, 1, &product);
+    if (!pass->after) {
+        pass->ops->multiply(pass->ops, pass->n, 1, &product);
+        return;
+    }
+    mka_step steps[1 + MKA_AFTER] = {{.count = 1, .products = &product}};
+    memcpy(steps + 1, pass->after, (size_t)pass->after_count * sizeof *steps);
+    pass->ops->chain(pass->ops, 1 + pass->after_count, steps);
 }
 
 void mka_measure_grouped(const mka_layer_config *c, int n, mka_attention_sizes *sizes) {

@@ -5,7 +5,7 @@
  *
  *   run:     task, argument written -> epoch + 1 -> [wake sleepers] ... caller works as thread 0 ... -> wait pending = 0
  *   worker:  wait epoch changes -> task -> pending - 1 -> the last one [wakes the caller]
- *   barrier: arrived + 1 -> the last one: arrived = 0, phase + 1 -> [wake sleepers]; the others wait for the phase to change
+ *   barrier: arrived + 1 -> the last one: [its step,] arrived = 0, phase + 1 -> [wake sleepers]; the others wait for the phase
  *
  * Whoever changes a word wakes only when somebody has said that he sleeps; both sides use sequentially consistent accesses,
  * so one of them always sees the other.
@@ -136,16 +136,20 @@ void mka_pool_run(mka_pool *pool, mka_task_fn *task, void *argument) {
     pthread_mutex_unlock(&pool->turn);
 }
 
-void mka_pool_barrier(mka_pool *pool) {
-    if (pool->threads == 1) return;
+void mka_pool_barrier_with(mka_pool *pool, void (*between)(void *user), void *user) {
     unsigned phase = atomic_load_explicit(&pool->phase.value, memory_order_relaxed); /* cannot change before we arrive */
     if (atomic_fetch_add(&pool->arrived, 1) + 1 < pool->threads) {
         gate_wait(&pool->phase, phase, 0, pool->spin_ns);
         return;
     }
+    if (between) between(user);
     atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed); /* published by the phase */
     atomic_fetch_add(&pool->phase.value, 1);
     gate_wake(&pool->phase);
+}
+
+void mka_pool_barrier(mka_pool *pool) {
+    if (pool->threads > 1) mka_pool_barrier_with(pool, NULL, NULL);
 }
 
 int mka_pool_threads(const mka_pool *pool) {

@@ -24,6 +24,9 @@ void mka_pool_run(mka_pool *pool, mka_task_fn *task, void *argument);
 /* Inside a task: waits until every thread of the pool is here. */
 void mka_pool_barrier(mka_pool *pool);
 
+/* The same, and the last thread to come runs between(user) before any goes on: a serial step that costs no wait of its own. */
+void mka_pool_barrier_with(mka_pool *pool, void (*between)(void *user), void *user);
+
 /* The half-open range of thread's share when total items are cut into threads runs whose lengths are multiples of grain
  * (the last may be shorter). */
 void mka_share(size_t total, size_t grain, int thread, int threads, size_t *begin, size_t *end);

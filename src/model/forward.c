@@ -29,7 +29,8 @@ static void add_output(mka_session *s, int n, const float *post_norm) {
     s->ops.add(&s->ops, (size_t)n * (size_t)s->model->sizes.width, s->y, s->x);
 }
 
-static void attention(mka_session *s, const mka_block *block, mka_layer_state *state, int n) {
+/* y of the normalised h, and then the steps `after` (one token only). */
+static void attention(mka_session *s, const mka_block *block, mka_layer_state *state, int n, const mka_step *after, int count) {
     int rope = block->attention.config.rope;
     norm(s, n, s->x, block->attention_norm, s->h);
     mka_attention_pass pass = {.ops = &s->ops,
@@ -43,19 +44,62 @@ static void attention(mka_session *s, const mka_block *block, mka_layer_state *s
                                .sine = s->sine[rope],
                                .mla = s->options.mla,
                                .x = s->h,
-                               .y = s->y};
+                               .y = s->y,
+                               .after = after,
+                               .after_count = count};
     mka_variant_get(block->attention.config.variant)->forward(&pass);
-    add_output(s, n, block->attention_post_norm);
 }
 
-static void feed_forward(mka_session *s, const mka_block *block, int n) {
+/* gate, up of h, and down, which takes what becomes of gate. */
+static void feed_forward_products(mka_session *s, const mka_block *block, mka_product p[3]) {
     int width = (int)s->model->sizes.width, ffn = (int)s->model->sizes.ffn;
+    p[0] = (mka_product){&block->gate, NULL, s->h, width, s->gate, ffn};
+    p[1] = (mka_product){&block->up, NULL, s->h, width, s->up, ffn};
+    p[2] = (mka_product){&block->down, NULL, s->gate, ffn, s->y, width};
+}
+
+static void block_many(mka_session *s, const mka_block *block, mka_layer_state *state, int n) {
+    mka_product p[3];
+    feed_forward_products(s, block, p);
+    attention(s, block, state, n, NULL, 0);
+    add_output(s, n, block->attention_post_norm);
     norm(s, n, s->x, block->ffn_norm, s->h);
-    mka_product gate = {&block->gate, NULL, s->h, width, s->gate, ffn}, up = {&block->up, NULL, s->h, width, s->up, ffn};
-    s->ops.gated(&s->ops, n, s->model->sizes.arch->gelu, &gate, &up);
-    mka_product out = {&block->down, NULL, s->gate, ffn, s->y, width};
-    s->ops.multiply(&s->ops, n, 1, &out);
+    s->ops.gated(&s->ops, n, s->model->sizes.arch->gelu, &p[0], &p[1]);
+    s->ops.multiply(&s->ops, n, 1, &p[2]);
     add_output(s, n, block->ffn_post_norm);
+}
+
+typedef struct one_token {
+    mka_session *session;
+    const mka_block *block;
+} one_token;
+
+/* Between attention and feed-forward, on one thread: what ops->norm and ops->add would do with one row. */
+static void between(void *user) {
+    const one_token *t = user;
+    mka_session *s = t->session;
+    const mka_kernels *kernels = s->ops.kernels;
+    int width = (int)s->model->sizes.width;
+    float eps = (float)s->model->sizes.norm_eps;
+    if (t->block->attention_post_norm) kernels->rms_norm(width, eps, s->y, t->block->attention_post_norm, s->y);
+    kernels->add(width, s->y, s->x);
+    kernels->rms_norm(width, eps, s->x, t->block->ffn_norm, s->h);
+}
+
+/* Decoding: from attention's output to the end of the block in one run of the threads. */
+static void block_one(mka_session *s, const mka_block *block, mka_layer_state *state) {
+    const mka_kernels *kernels = s->ops.kernels;
+    mka_product p[3];
+    one_token token = {s, block};
+    feed_forward_products(s, block, p);
+    mka_step after[MKA_AFTER] = {{.before = between,
+                                  .user = &token,
+                                  .count = 2,
+                                  .products = p,
+                                  .glu = s->model->sizes.arch->gelu ? kernels->geglu : kernels->swiglu},
+                                 {.count = 1, .products = &p[2]}};
+    attention(s, block, state, 1, after, MKA_AFTER);
+    add_output(s, 1, block->ffn_post_norm);
 }
 
 int mka_forward(mka_session *s, const int *tokens, int n, int (*stop)(void *user), void *user) {
@@ -63,8 +107,10 @@ int mka_forward(mka_session *s, const int *tokens, int n, int (*stop)(void *user
     embed(s, tokens, n);
     for (int i = 0; i < MKA_ROPES; i++) mka_rope_fill(&m->ropes[i], s->length, n, s->cosine[i], s->sine[i]);
     for (int i = 0; i < m->sizes.layers; i++) {
-        attention(s, &m->blocks[i], &s->layers[i], n);
-        feed_forward(s, &m->blocks[i], n);
+        if (n == 1)
+            block_one(s, &m->blocks[i], &s->layers[i]);
+        else
+            block_many(s, &m->blocks[i], &s->layers[i], n);
         if (stop && stop(user)) return 1;
     }
     norm(s, n, s->x, m->output_norm, s->h);

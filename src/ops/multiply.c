@@ -205,10 +205,8 @@ static void chain_share(void *argument, int thread, int threads) {
     const chain *t = argument;
     for (int i = 0; i < t->count; i++) {
         const mka_step *step = &t->steps[i];
-        if (i > 0) mka_pool_barrier(t->ops->pool);
-        if (step->before && thread == 0) step->before(step->user);
-        if (step->before) mka_pool_barrier(t->ops->pool);
-        call c = make_call(t->ops, 1, step->count, step->products, NULL);
+        if (i > 0) mka_pool_barrier_with(t->ops->pool, step->before, step->user);
+        call c = make_call(t->ops, 1, step->count, step->products, step->glu);
         multiply_share(&c, thread, threads);
     }
 }
@@ -216,6 +214,7 @@ static void chain_share(void *argument, int thread, int threads) {
 void mka_cpu_chain(mka_ops *ops, int count, const mka_step *steps) {
     chain t = {ops, count, steps};
     for (int i = 0; i < count; i++) count_weights(ops, steps[i].count, steps[i].products);
+    if (steps->before) steps->before(steps->user);
     mka_pool_run(ops->pool, chain_share, &t);
 }
 

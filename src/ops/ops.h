@@ -74,6 +74,7 @@ typedef struct mka_step {
     void *user;
     int count;
     const mka_product *products;
+    mka_glu_fn *glu; /* NULL, or of two products, as those of ops->gated: the first one's y becomes glu of both */
 } mka_step;
 
 struct mka_ops {
