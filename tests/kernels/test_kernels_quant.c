@@ -141,7 +141,9 @@ static void check_quantize(const mka_kernels *k) {
 
 static void check_gemv(const mka_kernels *k) {
     const expectation *e = &expected[random_int(0, TYPES - 1)];
-    int rows = random_int(0, 11), n = mka_type_get(e->type)->block * random_int(0, random_int(0, 1) ? 3 : 24);
+    int block = mka_type_get(e->type)->block, large = random_int(0, 99) == 0; /* kernels may take rows and columns in pieces */
+    int rows = large ? random_int(60, 140) : random_int(0, 11);
+    int n = block * (large ? random_int(4000 / block, 11000 / block) : random_int(0, random_int(0, 1) ? 3 : 24));
     size_t row_bytes = mka_type_row_bytes(e->type, n) + (size_t)(2 * random_int(0, 9));
     case_is("%s gemv_q8 %s rows=%d n=%d row_bytes=%zu", k->level, mka_type_name(e->type), rows, n, row_bytes);
     unsigned char *w = random_row(e, rows, n, row_bytes, 0);
