@@ -49,6 +49,16 @@ for kernel in score mix; do
 done
 
 echo
+echo "recall at neon, 4 query rows of width 128, instructions per 32 products"
+echo
+echo "| kernel | neon |"
+echo "|---|---|"
+echo "| scan |$(per32 max neon scan f32 4 8 $((64 * 512)))"
+for kernel in rows_score rows_mix; do
+    for type in f32 f16 bf16 q8_0 q4_0; do echo "| $kernel $type |$(per32 max neon $kernel $type 256 512 512)"; done
+done
+
+echo
 echo "rows of floats, instructions per 32 elements"
 echo
 echo "| kernel | neon | sve 128 | sve 256 | sve 512 |"

@@ -68,6 +68,7 @@ V_INLINE void scan_rows(int R, int r, int lines, const unsigned char *codes, con
             sum_lines(R, FLUSH, r, codes + line * MKA_SCAN_TOKENS, table, both, odd);
         for (; line < lines; line++, table += (ptrdiff_t)r * 32)
             sum_lines(R, 1, r, codes + line * MKA_SCAN_TOKENS, table, both, odd);
+#pragma GCC unroll 8
         for (int i = 0; i < R; i++) {
             float *to = e + i * MKA_SCAN_TOKENS;
             vb even = vb_less_high(both[i], odd[i]);
