@@ -38,6 +38,11 @@ static void set_shapes(int n, int rows) {
     _tile_loadconfig(&s);
 }
 
+/* Asks for the lines of the step after the next: a tile's load waits for each of its 16 lines, and few steps are in flight. */
+static inline __attribute__((always_inline)) void bring(const char *p, size_t stride, int lines) {
+    for (int i = 0; i < lines; i++) _mm_prefetch(p + (size_t)i * stride, _MM_HINT_T0);
+}
+
 /* One block: A tiles of 16 rows of activations, H halves of weights; constants where this is used. */
 #define AMX_BLOCK(A, H)                                                                                                          \
     static void block_##A##H(int k, const uint16_t *x, size_t stride, const char *panel, int more, float *y, size_t ldy) {       \
@@ -55,6 +60,8 @@ static void set_shapes(int n, int rows) {
             if (A > 1 && H > 1) _tile_zero(3);                                                                                   \
         }                                                                                                                        \
         for (int i = 0; i < k; i += 32, panel += 16 * PANEL_STEP) {                                                              \
+            bring((const char *)(x + i + 64), stride, 16 * (A));                                                                 \
+            bring(panel + 32 * PANEL_STEP, PANEL_STEP / 2, 32);                                                                  \
             _tile_loadd(4, x + i, stride);                                                                                       \
             _tile_loadd(6, panel, PANEL_STEP);                                                                                   \
             _tile_dpbf16ps(0, 4, 6);                                                                                             \

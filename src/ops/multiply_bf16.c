@@ -78,6 +78,15 @@ static int piece_length(const mka_matrix *w) {
     return ((w->cols + pieces - 1) / pieces + whole - 1) / whole * whole;
 }
 
+/* Asks for the weights of the panel that this thread is likely to make next: they come from memory while this one is used. */
+static void ask_for_next(const call *c, const mka_matrix *w, int row, int rows) {
+    size_t ahead = (size_t)mka_pool_threads(c->ops->pool) / (size_t)c->parts;
+    size_t from = (size_t)row + (ahead ? ahead : 1) * MKA_PANEL_ROWS, left = (size_t)w->rows > from ? (size_t)w->rows - from : 0;
+    size_t bytes = (left < (size_t)rows ? left : (size_t)rows) * w->row_bytes;
+    const unsigned char *p = (const unsigned char *)w->data + (left ? from * w->row_bytes : 0);
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
+}
+
 static void run_panel(const call *c, const mka_product *p, int row, int rows, size_t begin, size_t end, unsigned char *panel) {
     const mka_matrix *w = p->w;
     const mka_kernels *kernels = c->ops->kernels;
@@ -85,6 +94,7 @@ static void run_panel(const call *c, const mka_product *p, int row, int rows, si
     for (int first = 0, piece = piece_length(w); first < w->cols; first += piece) {
         int k = w->cols - first < piece ? w->cols - first : piece;
         make_panel(c, w, row, rows, first, k, panel);
+        if (first == 0) ask_for_next(c, w, row, rows);
         kernels->gemm_bf16((int)(end - begin), rows, k, c->x + begin * (size_t)c->ldx + first, c->ldx, panel, first > 0, y,
                            p->ldy);
     }
