@@ -21,8 +21,9 @@
 enum { UNIT = 2 * AMX_ROWS, UNITS = 4, BLOCK = 256, MOST = MKA_ROWS_DIM };
 
 typedef struct work {
-    float s[BLOCK / 16][2][AMX_ROWS][16];          /* scores: tiles of sums as they were stored */
-    uint16_t p[BLOCK / MKA_TILE][2][AMX_ROWS][32]; /* weights: tiles of the mix's left operand */
+    /* Scores, tiles of sums as they were stored. Weights, which take half the room, replace them: those of tiles 2 t and 2 t + 1
+     * lie in 2 t, as the mix's left operand. A buffer of their own would fill the first-level cache together with this one. */
+    float s[BLOCK / 16][2][AMX_ROWS][16];
     uint16_t q[UNITS][MOST / 32][2][AMX_ROWS][32]; /* tiles of the scores' left operand */
     float acc[UNITS][MOST / 16][2][AMX_ROWS][16];  /* tiles of the mix's sums */
     float sums[UNIT][16];
@@ -45,8 +46,9 @@ AMX_INLINE void settle(void) {
     __asm__ volatile("" : : : "memory");
 }
 
-/* 2^x for x <= 0, within 4 ulp; exactly 0 below -127, and a NaN stays. The magic number leaves round(x) in the low bits. For
- * COUNT vectors side by side: alone, each would wait for itself, as few of them fit what a core has in flight. */
+/* 2^x for x <= 0, within 4 ulp; exactly 0 below -127, and a NaN stays. The magic number leaves round(x) in the low bits, and the
+ * reduction what is off it. For COUNT vectors side by side: alone, each would wait for itself, as few of them fit what a core has
+ * in flight. */
 #define POWER2(COUNT, x)                                                                                                         \
     do {                                                                                                                         \
         const __m512 magic_ = _mm512_set1_ps(12582912.0F);                                                                       \
@@ -55,8 +57,7 @@ AMX_INLINE void settle(void) {
         EACH(COUNT, (x)[i_] = _mm512_max_ps(_mm512_set1_ps(-127.0F), (x)[i_]));                                                  \
         EACH(COUNT, p_[i_] = _mm512_add_ps((x)[i_], magic_));                                                                    \
         EACH(COUNT, n_[i_] = _mm512_slli_epi32(_mm512_castps_si512(p_[i_]), 23));                                                \
-        EACH(COUNT, p_[i_] = _mm512_sub_ps(p_[i_], magic_));                                                                     \
-        EACH(COUNT, (x)[i_] = _mm512_sub_ps((x)[i_], p_[i_]));                                                                   \
+        EACH(COUNT, (x)[i_] = _mm512_reduce_ps((x)[i_], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));                         \
         EACH(COUNT,                                                                                                              \
              p_[i_] = _mm512_fmadd_ps((x)[i_], _mm512_set1_ps(0.001326472731307149F), _mm512_set1_ps(0.009671512991189957F)));   \
         EACH(COUNT, p_[i_] = _mm512_fmadd_ps(p_[i_], (x)[i_], _mm512_set1_ps(0.05550733581185341F)));                            \
@@ -83,11 +84,6 @@ AMX_INLINE void settle(void) {
     }
 ACROSS(sum_across, _mm512_add_ps)
 ACROSS(max_across, _mm512_max_ps)
-
-/* Brings a tile that is loaded a little later into the first-level cache. */
-AMX_INLINE void bring(const char *p, ptrdiff_t ahead) {
-    for (int line = 0; line < 16; line++) _mm_prefetch(p + ahead + 64 * line, _MM_HINT_T0);
-}
 
 AMX_INLINE void zero_sums(void) {
     _tile_zero(0);
@@ -116,7 +112,7 @@ AMX_INLINE void multiply_step(int two, const char *a, const char *b, ptrdiff_t s
         __m512 x[2 * (COUNT)], sum[2 * (COUNT)];                                                                                 \
         EACH(2 * (COUNT), x[i_] = _mm512_sub_ps(_mm512_load_ps(w->s[2 * t + i_][half][i]), base));                               \
         POWER2(2 * (COUNT), x);                                                                                                  \
-        EACH(COUNT, _mm512_store_si512(w->p[t + i_][half][i], (__m512i)_mm512_cvtne2ps_pbh(x[2 * i_ + 1], x[2 * i_])));          \
+        EACH(COUNT, _mm512_store_si512(w->s[2 * (t + i_)][half][i], (__m512i)_mm512_cvtne2ps_pbh(x[2 * i_ + 1], x[2 * i_])));    \
         EACH(COUNT, sum[i_] = _mm512_add_ps(x[2 * i_], x[2 * i_ + 1]));                                                          \
         for (int k = (COUNT) / 2; k > 0; k /= 2) EACH(k, sum[i_] = _mm512_add_ps(sum[i_], sum[i_ + k]));                         \
         return sum[0];                                                                                                           \
@@ -193,8 +189,6 @@ AMX_INLINE void score_unit(work *w, int unit, int two, const block *b, ptrdiff_t
         for (int k = 0; k < width; k++, q += 2 * AMX_TILE, key += AMX_TILE) {
             amx_ask(key, ahead);
             amx_ask(key + half, ahead);
-            bring(key, b->key_tile);
-            bring(key + half, b->key_tile);
             multiply_step(two, q, key, half);
         }
         _tile_stored(0, w->s[2 * t][0], 64);
@@ -217,8 +211,6 @@ static void score_64(work *w, int unit, const block *b, ptrdiff_t ahead) {
     for (int t = 0; t < 2 * b->steps; t++, key += 2 * AMX_TILE) {
         amx_ask(key, ahead);
         amx_ask(key + AMX_TILE, ahead);
-        bring(key, 2 * AMX_TILE);
-        bring(key + AMX_TILE, 2 * AMX_TILE);
         _tile_loadd(2, key, 64);
         _tile_loadd(3, key + AMX_TILE, 64);
         _tile_zero(0);
@@ -235,7 +227,7 @@ static void score_64(work *w, int unit, const block *b, ptrdiff_t ahead) {
 AMX_INLINE void mix_unit(work *w, int unit, int two, const block *b, ptrdiff_t ahead) {
     int width = w->job->d_value / 16;
     for (int e = 0; e < width; e += 2) {
-        const char *weights = (const char *)w->p, *value = b->values + (ptrdiff_t)e * AMX_TILE;
+        const char *weights = (const char *)w->s, *value = b->values + (ptrdiff_t)e * AMX_TILE;
         int second = e + 1 < width; /* an odd width's last tile is multiplied twice and stored once */
         float(*acc)[2][AMX_ROWS][16] = w->acc[unit] + e;
         _tile_loadd(0, acc[0][0], 64);
@@ -244,11 +236,9 @@ AMX_INLINE void mix_unit(work *w, int unit, int two, const block *b, ptrdiff_t a
             _tile_loadd(2, acc[0][1], 64);
             _tile_loadd(3, acc[second][1], 64);
         }
-        for (int t = 0; t < b->steps; t++, weights += 2 * AMX_TILE, value += b->value_tile) {
+        for (int t = 0; t < b->steps; t++, weights += 4 * AMX_TILE, value += b->value_tile) {
             amx_ask(value, ahead);
             amx_ask(value + second * AMX_TILE, ahead);
-            bring(value, b->value_tile);
-            bring(value + second * AMX_TILE, b->value_tile);
             multiply_step(two, weights, value, second * AMX_TILE);
         }
         _tile_stored(0, acc[0][0], 64);
