@@ -138,6 +138,11 @@ static void test_usage_errors(void **state) {
         {{"check", "answers.json"}, "name the model with -m"},
         {{"eval"}, "which task?"},
         {{"eval", "perplex", "-m", "x", "-f", "y"}, "unknown task 'perplex'"},
+        {{"eval", "recal", "-m", "x", "-f", "y"}, "did you mean recall?"},
+        {{"eval", "recall", "-m", "x", "-f", "y", "--memory", "dense"}, "has nothing to recall"},
+        {{"eval", "recall", "-m", "x", "-f", "y", "--recall", "p=1"}, "0 < p < 1"},
+        {{"eval", "recall", "-m", "x", "-f", "y", "--prefill", "dens"}, "did you mean dense?"},
+        {{"eval", "ppl", "-m", "x", "-f", "y", "--layers"}, "a flag of other commands"},
         {{"eval", "ppl", "-f", "y"}, "-m MODEL"},
         {{"eval", "ppl", "-m", "x"}, "-f FILE"},
         {{"tokenize", "-p", "x"}, "-m MODEL"},
@@ -193,6 +198,9 @@ static void test_help(void **state) {
         assert_non_null(strstr(run.out, "Examples:"));
         assert_non_null(strstr(run.out, "--json"));
     }
+    MKA("eval", "recall", "--help");
+    expect(0, "");
+    assert_non_null(strstr(run.out, "--prefill"));
     static const char *const tasks[] = {"limits", "attention", "model"};
     for (size_t i = 0; i < 3; i++) {
         MKA("bench", tasks[i], "--help");

@@ -56,6 +56,16 @@ typedef struct mka_used {
     double lost_bound;  /* certified: the largest share that can have been left out */
 } mka_used;
 
+/* The same for one key/value head of one layer, and how it compares with dense attention over the same stored cache. Sums; what
+ * is held against dense attention is divided by compared. */
+typedef struct mka_head_used {
+    mka_used used;
+    uint64_t dense_bytes; /* that dense attention would have read of the local tier */
+    uint64_t compared;    /* queries that were held against dense attention */
+    double lost_mass;     /* the exact share of the softmax that was not read: the mean over the head's queries */
+    double output_error;  /* |output - dense output| / |dense output|: likewise */
+} mka_head_used;
+
 typedef struct mka_memory mka_memory;
 
 typedef struct mka_memory_options {

@@ -59,11 +59,31 @@ static const command commands[] = {
      "Examples:\n"
      "  mka tokenize -m model.gguf -p 'Hello, world!'\n"
      "  mka tokenize -m vocab.gguf -f text.txt --json --no-bos --no-parse-special\n"},
-    {"eval", MKA_CLI_EVAL, mka_cli_eval, "ppl -m MODEL -f TEXT", "measure a model on a text", 1,
-     "ppl: perplexity. The text is cut into contexts of -c tokens, each scored on its own; the mean is over all tokens but the\n"
-     "first of each. --json fields: file, tokens, scored, contexts, ppl, nll (nats a token), stderr (standard error of nll).\n\n"
+    {"eval ppl", MKA_CLI_EVAL_PPL, mka_cli_eval_ppl, "-m MODEL -f TEXT", "how well a model predicts a text", 0,
+     "Perplexity. The text is cut into contexts of -c tokens, each scored on its own; the mean is over all tokens but the\n"
+     "first of each. --json fields: file, tokens, scored, contexts, ppl, nll (nats a token), stderr (standard error of nll),\n"
+     "memory {mode, recall, tokens_read, long_tokens (a head and query), unread_mass, bytes_by_tier (a token)}.\n\n"
      "Examples:\n"
-     "  mka eval ppl -m model.gguf -f book.txt -c 6144 --max-tokens 6144\n"},
+     "  mka eval ppl -m model.gguf -f book.txt -c 6144 --max-tokens 6144\n"
+     "  mka eval ppl -m model.gguf -f book.txt -c 32768 --max-tokens 32768 --memory tiered --recall p=0.95\n"},
+    {"eval recall", MKA_CLI_EVAL_RECALL, mka_cli_eval_recall, "-m MODEL -f TEXT",
+     "what tiered memory reads, and how far its predictions are from dense", 0,
+     "Two sessions, tiered and dense, hold the same -c tokens of the text and decode the last --max-tokens of them one by one.\n"
+     "Activations are float32 (--rounded: as in other commands), so that only memory differs.\n"
+     "After every token their predictions are compared: KL is KL(dense || tiered) in nats over the whole vocabulary.\n"
+     "With --layers or --json every key/value head is measured too: at most some 500 of the decoded tokens are answered a "
+     "second\n"
+     "time by reading everything that the same memory holds, which gives the exact share of the softmax that was not read\n"
+     "(lost_mass) and the error of the output (output_rel_err, relative, mean over queries). lost_mass_bound is null where the\n"
+     "contract promises none.\n"
+     "--json fields: layer, head, kv_len, unread_mass, lost_mass, lost_mass_bound, output_rel_err, tokens_read, tokens_scored,\n"
+     "long_tokens, bytes_read, bytes_dense, queries, compared; last line over all: file, tokens, decoded, recall, prefill, "
+     "exact,\n"
+     "window, kl, kl_max, top1_agree, ppl, ppl_dense, unread_mass, lost_mass, lost_mass_bound, output_rel_err, tokens_read,\n"
+     "long_tokens, bytes_by_tier, bytes_read, bytes_dense, tok_s, tok_s_dense. Bytes are those a decoded token reads.\n\n"
+     "Examples:\n"
+     "  mka eval recall -m model.gguf -f book.txt -c 8192 --max-tokens 2000\n"
+     "  mka eval recall -m model.gguf -f book.txt -c 16384 --recall p=0.95 --layers\n"},
     {"bench limits", MKA_CLI_BENCH_LIMITS, mka_cli_bench_limits, "", "how fast this machine reads, copies and computes", 0,
      "Reads and copies half of each cache, and a buffer much larger than any on every NUMA node, with one thread and with all;\n"
      "computes multiply-adds of every kind that the kernels use. --json prints one object for each cache level and node: level,\n"
@@ -123,13 +143,16 @@ static const command *find_task(const char *group, const char *task) {
 
 /* One line a task. */
 static void group_overview(FILE *out, const char *group) {
+    int bench = strcmp(group, "bench") == 0;
     size_t length = strlen(group);
     fprintf(out, "Usage: mka %s TASK [FLAGS]\n\nTasks:\n", group);
     for (int i = 0; i < COMMANDS; i++)
         if (strncmp(commands[i].name, group, length) == 0 && commands[i].name[length] == ' ')
             fprintf(out, "  %-10s %s\n", commands[i].name + length + 1, commands[i].summary);
     fprintf(out, "\n  mka %s TASK --help   flags and examples of a task; each takes --json\n\nExamples:\n", group);
-    fprintf(out, "  mka bench limits\n  mka bench model -m model.gguf --depth 0,4096\n");
+    fputs(bench ? "  mka bench limits\n  mka bench model -m model.gguf --depth 0,4096\n"
+                : "  mka eval ppl -m model.gguf -f book.txt\n  mka eval recall -m model.gguf -f book.txt -c 8192\n",
+          out);
 }
 
 static int unknown_task(const char *group, const char *task) {

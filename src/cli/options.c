@@ -27,6 +27,7 @@ typedef enum flag_kind {
     FLAG_DEVICE,
     FLAG_MEMORY,
     FLAG_MEMORIES,
+    FLAG_PREFILL,
     FLAG_RECALL,
     FLAG_LONGTERM,
     FLAG_LOCAL,
@@ -49,11 +50,12 @@ typedef struct flag {
 
 #define RUNS    (MKA_CLI_GENERATE | MKA_CLI_CHAT)
 #define SAMPLES (MKA_CLI_GENERATE | MKA_CLI_CHAT)
-#define MODELS  (MKA_CLI_GENERATE | MKA_CLI_CHAT | MKA_CLI_CHECK | MKA_CLI_EVAL)
+#define MODELS  (MKA_CLI_GENERATE | MKA_CLI_CHAT | MKA_CLI_CHECK | EVAL)
+#define EVAL    (MKA_CLI_EVAL_PPL | MKA_CLI_EVAL_RECALL)
 #define BENCH   (MKA_CLI_BENCH_LIMITS | MKA_CLI_BENCH_ATTENTION | MKA_CLI_BENCH_MODEL)
 #define SINGLE  (MODELS | MKA_CLI_INFO | MKA_CLI_TOKENIZE)
 #define ALL     (SINGLE | BENCH)
-#define TIERED  (RUNS | MKA_CLI_EVAL)
+#define TIERED  (RUNS | EVAL)
 #define LAYERS  MKA_CLI_BENCH_ATTENTION
 #define WHOLE   MKA_CLI_BENCH_MODEL
 #define AT(x)   offsetof(mka_cli_options, x)
@@ -62,12 +64,12 @@ static const flag flags[] = {
     {"-m", "--model", "MODEL", SINGLE | WHOLE, FLAG_TEXT, AT(model), 0, 0,
      "a GGUF file or a folder with config.json and *.safetensors"},
     {"-p", "--prompt", "TEXT", MKA_CLI_GENERATE | MKA_CLI_TOKENIZE, FLAG_TEXT, AT(prompt), 0, 0, "the prompt"},
-    {"-f", "--file", "FILE", MKA_CLI_GENERATE | MKA_CLI_TOKENIZE | MKA_CLI_EVAL, FLAG_TEXT, AT(file), 0, 0,
+    {"-f", "--file", "FILE", MKA_CLI_GENERATE | MKA_CLI_TOKENIZE | EVAL, FLAG_TEXT, AT(file), 0, 0,
      "read the text from FILE as it is, last newline included; - is standard input"},
     {"-n", "--predict", "N", WHOLE, FLAG_INT, AT(tokens), 1, 1 << 20, "tokens that a decode row generates (default 32)"},
     {"-n", "--predict", "N", RUNS, FLAG_INT, AT(tokens), -1, INT_MAX,
      "new tokens at most; -1: until the model ends or the context is full (default: generate 256, chat 512)"},
-    {"-c", "--ctx", "N", MKA_CLI_GENERATE | MKA_CLI_CHAT | MKA_CLI_EVAL, FLAG_INT, AT(context), 1, 1 << 27,
+    {"-c", "--ctx", "N", MKA_CLI_GENERATE | MKA_CLI_CHAT | EVAL, FLAG_INT, AT(context), 1, 1 << 27,
      "context in tokens (default: generate prompt + new tokens, chat 4096, eval 2048; the model's own when that is less)"},
     {"--chat", NULL, NULL, MKA_CLI_GENERATE, FLAG_SET, AT(chat), 0, 0,
      "wrap the prompt as one user turn in the model's template"},
@@ -92,14 +94,22 @@ static const flag flags[] = {
      "take names of special tokens in the text as plain text"},
     {"--no-bos", NULL, NULL, MKA_CLI_GENERATE | MKA_CLI_TOKENIZE, FLAG_SET, AT(no_bos), 0, 0,
      "no BOS (or EOS) around the text, whatever the model says"},
-    {"--max-tokens", NULL, "N", MKA_CLI_EVAL, FLAG_INT, AT(max_tokens), 1, INT_MAX,
+    {"--max-tokens", NULL, "N", MKA_CLI_EVAL_PPL, FLAG_INT, AT(max_tokens), 1, INT_MAX,
      "score at most the first N tokens (default: all)"},
-    {"--skip-chars", "--offset", "N", MKA_CLI_EVAL, FLAG_LONG, AT(skip), 0, 1e15, "begin N characters into the text"},
+    {"--max-tokens", NULL, "N", MKA_CLI_EVAL_RECALL, FLAG_INT, AT(max_tokens), 1, INT_MAX,
+     "tokens that are decoded one by one, the last of the context (default 256)"},
+    {"--prefill", NULL, "HOW", MKA_CLI_EVAL_RECALL, FLAG_PREFILL, AT(prefill), 0, 0,
+     "how the tiered session reads the tokens before those: tiered, as --recall says (default), or dense, reading everything"},
+    {"--rounded", NULL, NULL, MKA_CLI_EVAL_RECALL, FLAG_SET, AT(rounded), 0, 0,
+     "round the activations of quantised products as other commands do (default: float32, so that only memory differs)"},
+    {"--layers", NULL, NULL, MKA_CLI_EVAL_RECALL, FLAG_SET, AT(layers), 0, 0,
+     "show a line a layer and key/value head too, which --json always does"},
+    {"--skip-chars", "--offset", "N", EVAL, FLAG_LONG, AT(skip), 0, 1e15, "begin N characters into the text"},
     {"-ctk", "--cache-type-k", "TYPE", MODELS | WHOLE, FLAG_TYPE, AT(key_type), 0, 0,
      "cache type of keys: f32, f16 (default), bf16, q8 or q4"},
     {"-ctv", "--cache-type-v", "TYPE", MODELS | WHOLE, FLAG_TYPE, AT(value_type), 0, 0,
      "cache type of values: f32, f16 (default), bf16, q8 or q4"},
-    {"--exact", NULL, NULL, MODELS | WHOLE, FLAG_SET, AT(exact), 0, 0,
+    {"--exact", NULL, NULL, (MODELS & ~MKA_CLI_EVAL_RECALL) | WHOLE, FLAG_SET, AT(exact), 0, 0,
      "activations stay float32 (default: rounded to 8 bits for quantised weights); check: float32 cache too"},
     {"--mla", NULL, "FORM", MODELS | WHOLE, FLAG_MLA, AT(mla), 0, 0,
      "how latent attention is computed: auto, absorbed or expanded"},
@@ -354,6 +364,7 @@ static const char *const *words_of(flag_kind kind) {
     static const char *const forms[] = {"auto", "absorbed", "expanded", NULL};
     static const char *const fills[] = {"random", "model", NULL};
     static const char *const memories[] = {"auto", "dense", "tiered", NULL};
+    static const char *const prefills[] = {"tiered", "dense", NULL};
     switch (kind) {
     case FLAG_COLOR:
         return colors;
@@ -375,6 +386,8 @@ static const char *const *words_of(flag_kind kind) {
     case FLAG_MEMORY:
     case FLAG_MEMORIES:
         return memories;
+    case FLAG_PREFILL:
+        return prefills;
     default:
         return NULL;
     }

@@ -16,10 +16,11 @@ enum {
     MKA_CLI_INFO = 4,
     MKA_CLI_CHECK = 8,
     MKA_CLI_TOKENIZE = 16,
-    MKA_CLI_EVAL = 32,
+    MKA_CLI_EVAL_PPL = 32,
     MKA_CLI_BENCH_LIMITS = 64,
     MKA_CLI_BENCH_ATTENTION = 128,
-    MKA_CLI_BENCH_MODEL = 256
+    MKA_CLI_BENCH_MODEL = 256,
+    MKA_CLI_EVAL_RECALL = 512
 };
 
 typedef enum mka_cli_color { MKA_CLI_COLOR_AUTO, MKA_CLI_COLOR_ALWAYS, MKA_CLI_COLOR_NEVER } mka_cli_color;
@@ -41,14 +42,16 @@ typedef struct mka_cli_options {
     int tokens;  /* -n; -1: until the model ends or the context is full; MKA_CLI_UNSET: the command's default */
     int context; /* -c; 0: the command's default */
     int threads, chunk;
-    int max_tokens; /* eval: 0 = the whole text */
-    long long skip; /* eval: characters of the text to leave out at its start */
+    int max_tokens;               /* eval: 0 = the command's default */
+    int layers, rounded, prefill; /* eval recall: show every head; activations as elsewhere; how the prompt is read, as an
+                                     mka_memory_mode or MKA_CLI_UNSET */
+    long long skip;               /* eval: characters of the text to leave out at its start */
     mka_sampler_options sampler;
     int key_type, value_type; /* an mka_type, or MKA_CLI_UNSET */
     int mla;                  /* an mka_mla_form, or MKA_CLI_UNSET */
     int memory;               /* an mka_memory_mode, or MKA_CLI_UNSET */
     mka_memory_plan plan;
-    int color;                /* an mka_cli_color */
+    int color; /* an mka_cli_color */
     /* bench */
     const char *shape, *kv;
     mka_cli_list threads_list, phases, variants, heads, kv_heads, head_dims, q_lens, kv_lens, kv_types, depths, memories;

@@ -114,6 +114,7 @@ static double merge_rows(const recall *r, const pair *p, size_t pair_index) {
         float inverse = z > 0 ? 1 / z : z; /* no key at all: zero; NaN stays NaN */
         for (int e = 0; e < dim; e++) out[e] *= inverse;
         mean += unread / ((double)z + (certified ? unread : 0)) / p->r;
+        if (r->job->read) r->job->read[p->m - r->job->m + i] = m + logf(fmaxf(certified ? z : z - (float)unread, 0));
     }
     return mean;
 }
@@ -147,30 +148,48 @@ static void share(void *argument, int thread, int threads) {
     for (size_t i = (size_t)thread; i < pairs; i += (size_t)threads) mka_recall_merge(r, i);
 }
 
-static void add_used(const recall *r) {
-    mka_used *u = r->job->used;
+void mka_used_add(mka_used *to, const mka_used *more) {
+    to->queries += more->queries;
+    to->long_tokens += more->long_tokens;
+    to->scored_tokens += more->scored_tokens;
+    to->read_tokens += more->read_tokens;
+    to->local_bytes += more->local_bytes;
+    to->mean_bytes += more->mean_bytes;
+    to->scan_bytes += more->scan_bytes;
+    to->key_bytes += more->key_bytes;
+    to->value_bytes += more->value_bytes;
+    to->unread_mass += more->unread_mass;
+    to->lost_bound = fmax(to->lost_bound, more->lost_bound);
+}
+
+static mka_used used_by(const recall *r, size_t pair_index) {
     const mka_longterm *l = r->job->longterm;
-    int scans = r->job->rule->contract == MKA_RECALL_DENSE ? 0 : r->job->rule->contract == MKA_RECALL_CERTIFIED ? 2 : 1;
-    size_t pairs = (size_t)r->n * (size_t)l->shape.kv_heads,
-           tiles = ((size_t)r->job->blocks * MKA_BLOCK / MKA_MEAN + MKA_TILE - 1) / MKA_TILE;
-    for (size_t i = 0; i < pairs; i++) {
-        uint64_t scored = 0, read = 0;
-        for (int s = 0; s < r->segments; s++) {
-            const segment *state = mka_segment_at(r, i, s);
-            scored += (uint64_t)state->scored;
-            read += (uint64_t)state->read;
-        }
-        u->scored_tokens += scored;
-        u->read_tokens += read;
-        u->key_bytes += scored * l->key_row;
-        u->value_bytes += read * l->value_row;
-        u->unread_mass += (double)mka_pair_at(r, i)->threshold;
+    mka_contract contract = r->job->rule->contract;
+    uint64_t blocks = (uint64_t)r->job->blocks, scans = contract == MKA_RECALL_DENSE       ? 0
+                                                        : contract == MKA_RECALL_CERTIFIED ? 2
+                                                                                           : 1;
+    uint64_t tiles = (blocks * MKA_BLOCK / MKA_MEAN + MKA_TILE - 1) / MKA_TILE;
+    mka_used u = {.queries = 1, .long_tokens = blocks * MKA_BLOCK, .scan_bytes = blocks * l->scan_block * scans};
+    for (int s = 0; s < r->segments; s++) {
+        const segment *state = mka_segment_at(r, pair_index, s);
+        u.scored_tokens += (uint64_t)state->scored;
+        u.read_tokens += (uint64_t)state->read;
     }
-    u->queries += pairs;
-    u->long_tokens += pairs * (uint64_t)r->job->blocks * MKA_BLOCK;
-    u->scan_bytes += pairs * (uint64_t)r->job->blocks * l->scan_block * (uint64_t)scans;
-    if (r->job->rule->contract == MKA_RECALL_ESTIMATED) u->mean_bytes += pairs * tiles * l->mean_tile;
-    if (r->job->rule->contract == MKA_RECALL_CERTIFIED) u->lost_bound = fmax(u->lost_bound, (double)r->job->rule->eps);
+    u.key_bytes = u.scored_tokens * l->key_row;
+    u.value_bytes = u.read_tokens * l->value_row;
+    u.unread_mass = (double)mka_pair_at(r, pair_index)->threshold;
+    if (contract == MKA_RECALL_ESTIMATED) u.mean_bytes = tiles * l->mean_tile;
+    if (contract == MKA_RECALL_CERTIFIED) u.lost_bound = (double)r->job->rule->eps;
+    return u;
+}
+
+static void add_used(const recall *r) {
+    size_t kv_heads = (size_t)r->job->longterm->shape.kv_heads;
+    for (size_t i = 0; i < (size_t)r->n * kv_heads; i++) {
+        mka_used one = used_by(r, i);
+        if (r->job->used) mka_used_add(r->job->used, &one);
+        if (r->job->heads_used) mka_used_add(&r->job->heads_used[i % kv_heads].used, &one);
+    }
 }
 
 mka_status mka_recall_run(mka_recall_work *work, mka_ops *ops, const mka_recall_job *job, mka_error *error) {
@@ -180,7 +199,7 @@ mka_status mka_recall_run(mka_recall_work *work, mka_ops *ops, const mka_recall_
         r.n = job->n - first < work->queries ? job->n - first : work->queries;
         mka_pool_run(ops->pool, share, &r);
         if (atomic_load(&r.failed)) return mka_fail(error, r.error.status, "%s", r.error.message);
-        if (job->used) add_used(&r);
+        if (job->used || job->heads_used) add_used(&r);
     }
     return MKA_OK;
 }

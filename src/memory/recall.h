@@ -48,7 +48,12 @@ typedef struct mka_recall_job {
     float *m, *z, *out;
     const mka_recall *rule;
     mka_used *used;
+    mka_head_used *heads_used; /* NULL, or [kv_heads]: their used is added to as well */
+    float *read;               /* NULL, or [n][heads]: gets the logarithm of the partition sum of what was read */
 } mka_recall_job;
+
+/* *to += *more */
+void mka_used_add(mka_used *to, const mka_used *more);
 
 mka_status mka_recall_run(mka_recall_work *work, mka_ops *ops, const mka_recall_job *job, mka_error *error);
 

@@ -2,9 +2,11 @@
 #include "tiers.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/status.h"
+#include "watch.h"
 
 enum { MOST_HEAD_DIM = 256, MOST_ROWS = 64, KEEP = 1024, LEAST_FORGOTTEN = 2048 };
 
@@ -60,6 +62,7 @@ mka_status mka_tiers_create(const mka_local_shape *shape, mka_tiers_shared *shar
 void mka_tiers_destroy(mka_tiers *t) {
     mka_local_destroy(&t->local);
     mka_longterm_destroy(&t->longterm);
+    free(t->heads);
     *t = (mka_tiers){.shared = NULL};
 }
 
@@ -204,6 +207,7 @@ static void attend_group(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, 
     if (t->local.shape.value_type == MKA_Q4_0)
         for (size_t i = 0; i < rows; i++) mka_hadamard(t->local.shape.value_dim, part.out + i * (size_t)t->local.shape.value_dim);
     s->used.local_bytes += ops->cache_bytes - before;
+    if (t->heads) mka_watch_local(t, job, ops->cache_bytes - before);
     mka_recall_job recall = {.longterm = &t->longterm,
                              .blocks = blocks,
                              .n = job->n,
@@ -214,11 +218,14 @@ static void attend_group(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, 
                              .z = s->z,
                              .out = job->out,
                              .rule = &s->plan.recall,
-                             .used = &s->used};
+                             .used = &s->used,
+                             .heads_used = t->heads};
     mka_error error;
+    if (t->heads) mka_watch_begin(s->watch, &recall);
     uint64_t far = s->used.scan_bytes + s->used.mean_bytes + s->used.key_bytes + s->used.value_bytes;
     if (mka_recall_run(&s->work, ops, &recall, &error) != MKA_OK && !s->failed) s->failed = 1, s->error = error;
     ops->cache_bytes += s->used.scan_bytes + s->used.mean_bytes + s->used.key_bytes + s->used.value_bytes - far;
+    if (t->heads) mka_watch_compare(s->watch, &s->work, ops, &recall);
 }
 
 static void attend_all(mka_tiers *t, mka_ops *ops, const mka_attend_job *job) {
@@ -227,6 +234,7 @@ static void attend_all(mka_tiers *t, mka_ops *ops, const mka_attend_job *job) {
     mka_local_job(&t->local, job->first + job->n, &whole);
     ops->attend(ops, &whole);
     if (t->shared) t->shared->used.local_bytes += ops->cache_bytes - before;
+    if (t->heads) mka_watch_local(t, job, ops->cache_bytes - before);
 }
 
 void mka_tiers_attend(mka_tiers *t, mka_ops *ops, const mka_attend_job *job) {

@@ -20,6 +20,8 @@
 #include "recall.h"
 
 /* What the layers of a session share. */
+struct mka_watch;
+
 typedef struct mka_tiers_shared {
     mka_memory_plan plan;
     mka_recall_work work;
@@ -28,6 +30,7 @@ typedef struct mka_tiers_shared {
     mka_used used;
     int failed; /* 1: a tier could not be written or read; error says why, and results mean nothing */
     mka_error error;
+    struct mka_watch *watch; /* NULL: nobody watches (watch.h) */
 } mka_tiers_shared;
 
 typedef struct mka_tiers {
@@ -37,6 +40,7 @@ typedef struct mka_tiers {
     int judged;               /* 1: the codes were held against the keys */
     int dense;                /* 1: they do not fit, nothing closes */
     int forgotten;            /* tokens sinks..forgotten - 1 are no longer in the local tier */
+    mka_head_used *heads;     /* NULL, or [kv_heads] while somebody watches; owned */
 } mka_tiers;
 
 /* 1 for a cache that can have a long-term tier: plain keys and values of widths that the codes are made for. */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "memory/watch.h"
 
 #define MOST_CONTEXT (1 << 27)
 #define MOST_CHUNK   8192
@@ -177,6 +178,7 @@ void mka_session_destroy(mka_session *s) {
     if (!s) return;
     for (int i = 0; i < s->model->sizes.layers; i++) mka_layer_state_destroy(&s->layers[i]);
     mka_arena_free(&s->work);
+    mka_watch_destroy(s->tiers.watch);
     free(s->layers);
     free(s);
 }
