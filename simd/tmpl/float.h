@@ -42,28 +42,39 @@ static void add(int n, const float *x, float *y) {
     ROW_KERNEL(n, x, y, ADD);
 }
 
+/* Several vectors side by side, since each chain of maxima or sums waits for its own last step. */
 static float row_max(int n, const float *x, float start) {
-    vf max = v_set(start);
+    vf max[4];
+    for (int c = 0; c < 4; c++) max[c] = v_set(start);
     int i = 0;
-    for (; i + VW <= n; i += VW) max = v_max(v_load(x + i), max);
-    float most = v_hmax(max);
+    for (; i + 4 * VW <= n; i += 4 * VW)
+        for (int c = 0; c < 4; c++) max[c] = v_max(v_load(x + i + c * VW), max[c]);
+    for (; i + VW <= n; i += VW) max[0] = v_max(v_load(x + i), max[0]);
+    float most = v_hmax(v_max(v_max(max[0], max[1]), v_max(max[2], max[3])));
     for (; i < n; i++) most = fmaxf(most, x[i]);
     return most;
 }
 
-/* x <- exp(x - max), returns the sum. */
+/* x <- exp(x - max), returns the sum. No x is above max. */
 static float exp_row(int n, float max, float *x) {
-    vf base = v_set(max), sum = v_zero();
+    vf base = v_set(max), sum = v_zero(), other = v_zero();
     int i = 0;
+    for (; i + 2 * VW <= n; i += 2 * VW) {
+        vf e = v_exp_below(v_sub(v_load(x + i), base)), f = v_exp_below(v_sub(v_load(x + i + VW), base));
+        v_store(x + i, e);
+        v_store(x + i + VW, f);
+        sum = v_add(sum, e);
+        other = v_add(other, f);
+    }
     for (; i + VW <= n; i += VW) {
-        vf e = v_exp(v_sub(v_load(x + i), base));
+        vf e = v_exp_below(v_sub(v_load(x + i), base));
         v_store(x + i, e);
         sum = v_add(sum, e);
     }
-    float total = v_sum(sum);
+    float total = v_sum(v_add(sum, other));
     if (i < n) {
         float tail[VW];
-        v_store(tail, v_exp(v_sub(v_load_n(x + i, n - i), base)));
+        v_store(tail, v_exp_below(v_sub(v_load_n(x + i, n - i), base)));
         for (int k = 0; i < n; i++, k++) {
             x[i] = tail[k];
             total += tail[k];
@@ -72,15 +83,16 @@ static float exp_row(int n, float max, float *x) {
     return total;
 }
 
+/* All rows' maxima first: what each waits for at its end is hidden behind the next row's loop. */
 static void online(int r, int n, float *s, int lds, float *m, float *z, float *c) {
     for (int i = 0; i < r; i++) {
-        float *row = s + (ptrdiff_t)i * lds, max = row_max(n, row, m[i]);
-        /* With nothing but masked keys so far, any finite base turns scores of -inf into weights of 0. */
-        int empty = max == -INFINITY;
-        c[i] = empty ? 1.0f : expf(m[i] - max);
-        z[i] = c[i] * z[i] + exp_row(n, empty ? 0.0f : max, row);
+        float max = row_max(n, s + (ptrdiff_t)i * lds, m[i]);
+        c[i] = max == -INFINITY ? 1.0f : expf(m[i] - max);
+        z[i] *= c[i];
         m[i] = max;
     }
+    /* With nothing but masked keys so far, any finite base turns scores of -inf into weights of 0. */
+    for (int i = 0; i < r; i++) z[i] += exp_row(n, m[i] == -INFINITY ? 0.0f : m[i], s + (ptrdiff_t)i * lds);
 }
 
 static void softmax(int n, float *x) {

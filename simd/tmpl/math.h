@@ -20,6 +20,20 @@ V_INLINE vf v_exp(vf x) {
     return v_zero_below(x, -87.9f, v_ldexp(p, n));
 }
 
+/* e^x for x <= 0, which needs less care: within 2 ulp down to -87.33, exactly 0 below (2^n would not be a normal number); NaN
+ * stays. */
+V_INLINE vf v_exp_below(vf x) {
+    vf t = v_max(v_set(-87.33f), x), n = v_round(v_mul(t, v_set(1.44269504f)));
+    vf r = v_fnma(n, v_set(0.693359375f), t);
+    r = v_fnma(n, v_set(-2.12194440e-4f), r);
+    vf p = v_fma(v_set(0.0013813144760206342f), r, v_set(0.008369418792426586f));
+    p = v_fma(p, r, v_set(0.04166845604777336f));
+    p = v_fma(p, r, v_set(0.16666515171527863f));
+    p = v_fma(p, r, v_set(0.4999999403953552f));
+    p = v_add(v_fma(v_mul(r, r), p, r), v_set(1.0f));
+    return v_zero_below(x, -87.33f, v_ldexp(p, n));
+}
+
 /* x / (1 + exp(-x)) */
 V_INLINE vf v_silu(vf x) {
     return v_div(x, v_add(v_set(1.0f), v_exp(v_sub(v_zero(), x))));
