@@ -39,8 +39,9 @@ typedef void mka_add_fn(int n, const float *x, float *y);
  *          rows or more (prompts), 2^-7 of it.
  *          Q8, Q4: q to 8 bits in groups of 32, (1/254) scale sum over groups of max |q| sum |k|.
  *   mix    F32: n + 4 roundings of sum |s v|.   BF16: s to bf16, 2^-8 of that sum.   F16: that, or s and v to bf16, 2^-7,
- * likewise. Q8, Q4: s times the tokens' scales to 8 bits of the largest in up to 256 tokens, (1/255) n max |s v| at most; a row
- * whose weights are concentrated gets 16 bits, so that many small ones are not lost. */
+ * likewise. Q8, Q4: s times the tokens' scales to 8 bits of the largest in up to 256 tokens, (1/255) n max |s v| at most; where
+ * a row's weights are concentrated, so that many small ones would be lost, the large ones are cut off and mixed in float32, or all
+ * get 16 bits. */
 typedef void mka_score_fn(int r, int d, int n, const float *q, const void *keys, float scale, float *s, int lds);
 typedef void mka_online_fn(int r, int n, float *s, int lds, float *m, float *z, float *c);
 typedef void mka_mix_fn(int r, int d, int n, const float *s, int lds, const void *values, const float *c, float *acc);

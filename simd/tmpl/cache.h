@@ -5,7 +5,8 @@
  *   mix     R query rows by V_BLOCKS * 16 dimensions in registers: a value is unpacked once for all rows
  *
  * Query numbers and weights are broadcast, so nothing is ever summed across a vector. Memory is read in order, and asked for
- * AHEAD bytes before it is needed. R is a constant 1..V_CACHE_ROWS; more rows are cut into passes of nearly equal size. */
+ * AHEAD bytes or two tiles before it is needed, in its own order even where it is worked on in another: asked for out of order,
+ * memory gives less. R is a constant 1..V_CACHE_ROWS; more rows are cut into passes of nearly equal size. */
 #include "tmpl/vec.h"
 
 enum { NV = MKA_HALF / VW, AHEAD = 8192, CHAIN = 8, SPAN = 256 /* tokens whose weights are scaled at once */ };
@@ -75,6 +76,8 @@ V_INLINE void score_rows(int R, int H, const key_view *view, int d, const float 
     const char *scales = tile + view->scale + (ptrdiff_t)first * (mka_pad(d, MKA_KEY_GROUP) / MKA_KEY_GROUP) * MKA_HALF * 2;
     for (int v = 0; v < H * NV; v++) group[v] = v_zero();
     int whole = view->unit == 1 && view->line == 64, begun = 0; /* F32 */
+    const char *next = line + 4 * view->half;                   /* two tiles on */
+    const int step = H * view->line;
     for (int e = 0; e < d; e += view->unit, line += view->line) {
         if (whole && e > 0 && e % CHAIN == 0) {
             score_flush(R, H * NV, begun, acc, s, lds);
@@ -85,7 +88,8 @@ V_INLINE void score_rows(int R, int H, const key_view *view, int d, const float 
                 group[v] = v_load_f16(
                     scales + ((ptrdiff_t)(v / NV) * (mka_pad(d, MKA_KEY_GROUP) / MKA_KEY_GROUP) + e / MKA_KEY_GROUP) * 32 +
                     2 * (v % NV) * VW);
-        for (int h = 0; h < H; h++) ask(line + h * view->half);
+        if (step >= 64 || e / view->unit * step % 64 == 0)
+            for (int b = 0; b < step; b += 64, next += 64) __builtin_prefetch(next, 0, 2);
 #pragma GCC unroll 8
         for (int b = 0; b < view->unit; b++) {
             if (view->unit > 1 && e + b >= d) break;
@@ -176,7 +180,7 @@ V_INLINE vf all_f32(const void *p) {
 
 /* F32 and F16: rows of d, one token after the other. Dimensions e.. of V vectors (some: the last vector has only that many). */
 V_INLINE void mix_columns(int R, int V, int some, load_lanes_fn *load, load_some_fn *load_some, int size, int d, int n,
-                          const float *w, int ldw, const char *values, int e, float *acc) {
+                          const float *w, int ldw, const char *values, const char **next, int e, float *acc) {
     enum { MOST = V_BLOCKS * NV };
     vf sum[V_CACHE_ROWS][MOST];
     for (int i = 0; i < R; i++)
@@ -190,7 +194,10 @@ V_INLINE void mix_columns(int R, int V, int some, load_lanes_fn *load, load_some
         for (int v = 0; v < V; v++) {
             const char *p = row + v * VW * size;
             value[v] = some ? load_some(p, some) : load(p);
-            if (v * VW * size % 64 == 0) ask(p);
+            if (v * VW * size % 64 == 0) {
+                __builtin_prefetch(*next, 0, 2);
+                *next += 64;
+            }
         }
         for (int i = 0; i < R; i++) {
             vf x = v_set(w[(ptrdiff_t)i * ldw + t]);
@@ -212,10 +219,11 @@ V_INLINE void mix_rows(int R, load_lanes_fn *load, load_some_fn *load_some, int 
                        const char *values, float *acc) {
     for (int t = 0; t < n; t += MKA_TILE, values += (ptrdiff_t)MKA_TILE * d * size) {
         int count = n - t < MKA_TILE ? n - t : MKA_TILE, e = 0;
+        const char *next = values + (ptrdiff_t)2 * MKA_TILE * d * size;
         for (; e + V_BLOCKS * MKA_HALF <= d; e += V_BLOCKS * MKA_HALF)
-            mix_columns(R, V_BLOCKS * NV, 0, load, load_some, size, d, count, w + t, ldw, values, e, acc);
-        for (; e + VW <= d; e += VW) mix_columns(R, 1, 0, load, load_some, size, d, count, w + t, ldw, values, e, acc);
-        if (e < d) mix_columns(R, 1, d - e, load, load_some, size, d, count, w + t, ldw, values, e, acc);
+            mix_columns(R, V_BLOCKS * NV, 0, load, load_some, size, d, count, w + t, ldw, values, &next, e, acc);
+        for (; e + VW <= d; e += VW) mix_columns(R, 1, 0, load, load_some, size, d, count, w + t, ldw, values, &next, e, acc);
+        if (e < d) mix_columns(R, 1, d - e, load, load_some, size, d, count, w + t, ldw, values, &next, e, acc);
     }
 }
 

@@ -3,8 +3,11 @@
  *
  * A line of a tile is an operand as it lies in memory: 16 lanes of 2 or 4 numbers, multiplied by a broadcast pair or quad of the
  * other side. So that side is rounded first: to bf16, or to 8 bits (see kernels.h for what that costs). Up to ROWS query rows are
- * worked on together, and every line is loaded once for them. The next block of the cache is asked for while this one is read. */
+ * worked on together, and every line is loaded once for them. What lies a little further on in memory is asked for meanwhile.
+ *
+ * The inner loops are unrolled by hand where gcc would else move every sum from register to register and back. */
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 #include "kernels.h"
@@ -13,7 +16,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { ROWS = 8, SPAN = 256, MOST_GROUPS = MKA_MOST_DIM / MKA_KEY_GROUP };
+enum { ROWS = 8, SPAN = 256, AHEAD = 8192, RUN = 64 /* tokens */, MOST_GROUPS = MKA_MOST_DIM / MKA_KEY_GROUP };
 
 /* Calls CALL(R, row) for passes of at most ROWS rows, as equal as they can be, with R a constant. */
 #define CASE(R, CALL)                                                                                                            \
@@ -33,8 +36,12 @@ INLINE __mmask16 some(int n) {
     return n >= 16 ? (__mmask16)0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1u);
 }
 
-INLINE void ask(const char *p, ptrdiff_t ahead) {
-    _mm_prefetch(p + ahead, _MM_HINT_T1);
+/* Asks for the lines that lie AHEAD bytes further on, some at once. Lines are asked for in the order of memory, whatever the
+ * order they are worked on in: out of order, memory gives a third less. */
+INLINE void ask(const char **next, int lines) {
+#pragma GCC unroll 32
+    for (int i = 0; i < lines; i++) _mm_prefetch(*next + 64 * i, _MM_HINT_T0);
+    *next += 64 * lines;
 }
 
 INLINE __m512bh line_bf16(const char *p) {
@@ -57,23 +64,29 @@ INLINE __m512bh pair(const uint16_t *p) {
     return (__m512bh)_mm512_set1_epi32(both);
 }
 
+/* Two numbers, from e on, of R rows against H halves. */
+INLINE void score_line_bf16(int R, int H, const uint16_t *q, int ldq, int e, const char *line, ptrdiff_t half, __m512 (*acc)[2]) {
+    __m512bh key[2];
+    for (int h = 0; h < H; h++) key[h] = line_bf16(line + h * half);
+    for (int i = 0; i < R; i++) {
+        __m512bh x = pair(q + (ptrdiff_t)i * ldq + e);
+        for (int h = 0; h < H; h++) acc[i][h] = _mm512_dpbf16_ps(acc[i][h], key[h], x);
+    }
+}
+
 /* R rows against the H halves that follow each other from lines. q [R][ldq] in bf16. */
-INLINE void score_halves_bf16(int R, int H, int d, const uint16_t *q, int ldq, const char *lines, ptrdiff_t half, ptrdiff_t ahead,
-                              float factor, float *s, int lds) {
+INLINE void score_halves_bf16(int R, int H, int d, const uint16_t *q, int ldq, const char *lines, ptrdiff_t half,
+                              const char **next, float factor, float *s, int lds) {
     __m512 acc[ROWS][2];
     for (int i = 0; i < R; i++)
         for (int h = 0; h < H; h++) acc[i][h] = _mm512_setzero_ps();
-    for (int e = 0; e < d; e += 2, lines += 64) {
-        __m512bh key[2];
-        for (int h = 0; h < H; h++) {
-            key[h] = line_bf16(lines + h * half);
-            ask(lines + h * half, ahead);
-        }
-        for (int i = 0; i < R; i++) {
-            __m512bh x = pair(q + (ptrdiff_t)i * ldq + e);
-            for (int h = 0; h < H; h++) acc[i][h] = _mm512_dpbf16_ps(acc[i][h], key[h], x);
-        }
+    int e = 0;
+    for (; e + 8 <= d; e += 8, lines += 256) {
+        ask(next, 4 * H);
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) score_line_bf16(R, H, q, ldq, e + 2 * k, lines + 64 * k, half, acc);
     }
+    for (; e < d; e += 2, lines += 64) score_line_bf16(R, H, q, ldq, e, lines, half, acc);
     for (int i = 0; i < R; i++)
         for (int h = 0; h < H; h++)
             _mm512_storeu_ps(s + (ptrdiff_t)i * lds + 16 * h, _mm512_mul_ps(acc[i][h], _mm512_set1_ps(factor)));
@@ -82,14 +95,14 @@ INLINE void score_halves_bf16(int R, int H, int d, const uint16_t *q, int ldq, c
 INLINE void score_rows_bf16(int R, int d, int n, const float *q, const char *keys, float factor, float *s, int lds) {
     uint16_t rounded[ROWS * (MKA_MOST_DIM + 32)];
     int ldq = mka_pad(d, 32);
-    ptrdiff_t tile = (ptrdiff_t)mka_key_tile_bytes(MKA_BF16, d), half = tile / 2,
-              ahead = (ptrdiff_t)((n + MKA_TILE - 1) / MKA_TILE) * tile;
+    ptrdiff_t tile = (ptrdiff_t)mka_key_tile_bytes(MKA_BF16, d), half = tile / 2;
+    const char *next = keys + AHEAD;
     for (int i = 0; i < R; i++) round_bf16(d, q + (ptrdiff_t)i * d, rounded + (ptrdiff_t)i * ldq);
     for (int t = 0; t < n; t += MKA_TILE, keys += tile) {
         if (n - t > MKA_HALF)
-            score_halves_bf16(R, 2, d, rounded, ldq, keys, half, ahead, factor, s + t, lds);
+            score_halves_bf16(R, 2, d, rounded, ldq, keys, half, &next, factor, s + t, lds);
         else
-            score_halves_bf16(R, 1, d, rounded, ldq, keys, half, ahead, factor, s + t, lds);
+            score_halves_bf16(R, 1, d, rounded, ldq, keys, half, &next, factor, s + t, lds);
     }
 }
 
@@ -102,43 +115,43 @@ INLINE __m512 load_acc(const float *acc, int left, __m512 factor) {
     return _mm512_mul_ps(factor, _mm512_maskz_loadu_ps(some(left), acc));
 }
 
-/* n tokens (weights w [R][ldw] in bf16, zeros up to a multiple of 32) into B blocks of 16 dimensions from dimension e. */
-INLINE void mix_blocks_bf16(int R, int B, int d, int n, const uint16_t *w, int ldw, const char *values, ptrdiff_t tile,
-                            ptrdiff_t ahead, int e, const float *c, float *acc) {
+/* n tokens of a tile (weights w [R][ldw] in bf16, zeros up to a multiple of 32) into B blocks of 16 dimensions from dimension e.
+ */
+INLINE void mix_blocks_bf16(int R, int B, int d, int n, const uint16_t *w, int ldw, const char *lines, const char **next, int e,
+                            const float *c, float *acc) {
     __m512 sum[ROWS][2];
     for (int i = 0; i < R; i++)
         for (int b = 0; b < B; b++)
             sum[i][b] = load_acc(acc + (ptrdiff_t)i * d + e + 16 * b, d - e - 16 * b, _mm512_set1_ps(c[i]));
-    for (int t = 0; t < n; t += MKA_TILE, values += tile) {
-        const char *lines = values + (ptrdiff_t)(e / 16) * 1024;
-        int pairs = n - t < MKA_TILE ? (n - t + 1) / 2 : MKA_TILE / 2;
-        for (int p = 0; p < pairs; p++) {
-            __m512bh value[2];
-            for (int b = 0; b < B; b++) {
-                value[b] = line_bf16(lines + 1024 * b + 64 * p);
-                ask(lines + 1024 * b + 64 * p, ahead);
-            }
-            for (int i = 0; i < R; i++) {
-                __m512bh x = pair(w + (ptrdiff_t)i * ldw + t + 2 * p);
-                for (int b = 0; b < B; b++) sum[i][b] = _mm512_dpbf16_ps(sum[i][b], value[b], x);
-            }
+    int pairs = n < MKA_TILE ? (n + 1) / 2 : MKA_TILE / 2;
+    for (int p = 0; p < pairs; p++) {
+        __m512bh value[2];
+        for (int b = 0; b < B; b++) value[b] = line_bf16(lines + 1024 * b + 64 * p);
+        if (p % 4 == 0) ask(next, 4 * B);
+        for (int i = 0; i < R; i++) {
+            __m512bh x = pair(w + (ptrdiff_t)i * ldw + 2 * p);
+            for (int b = 0; b < B; b++) sum[i][b] = _mm512_dpbf16_ps(sum[i][b], value[b], x);
         }
     }
     for (int i = 0; i < R; i++)
         for (int b = 0; b < B; b++) _mm512_mask_storeu_ps(acc + (ptrdiff_t)i * d + e + 16 * b, some(d - e - 16 * b), sum[i][b]);
 }
 
+/* Tile by tile, so that memory is worked on in its order; the sums go in and out of registers for it, which costs nothing beside
+ * the products. */
 INLINE void mix_rows_bf16(int R, int d, int n, const float *s, int lds, const char *values, const float *c, float *acc) {
     static const float ones[ROWS] = {1, 1, 1, 1, 1, 1, 1, 1};
     uint16_t w[ROWS * SPAN];
     ptrdiff_t tile = (ptrdiff_t)mka_value_tile_bytes(MKA_BF16, d);
-    for (int from = 0; from < n; from += SPAN, values += SPAN / MKA_TILE * tile) {
-        int count = n - from < SPAN ? n - from : SPAN, e = 0;
-        ptrdiff_t ahead = (ptrdiff_t)((count + MKA_TILE - 1) / MKA_TILE) * tile;
-        const float *factor = from == 0 ? c : ones;
-        for (int i = 0; i < R; i++) round_bf16(count, s + (ptrdiff_t)i * lds + from, w + i * SPAN);
-        for (; e + 16 < d; e += 32) mix_blocks_bf16(R, 2, d, count, w, SPAN, values, tile, ahead, e, factor, acc);
-        if (e < d) mix_blocks_bf16(R, 1, d, count, w, SPAN, values, tile, ahead, e, factor, acc);
+    const char *next = values + AHEAD;
+    for (int t = 0; t < n; t += MKA_TILE, values += tile) {
+        int e = 0;
+        const float *factor = t == 0 ? c : ones;
+        const uint16_t *now = w + t % SPAN;
+        for (int i = 0; i < R && t % SPAN == 0; i++)
+            round_bf16(n - t < SPAN ? n - t : SPAN, s + (ptrdiff_t)i * lds + t, w + i * SPAN);
+        for (; e + 16 < d; e += 32) mix_blocks_bf16(R, 2, d, n - t, now, SPAN, values + e * 64, &next, e, factor, acc);
+        if (e < d) mix_blocks_bf16(R, 1, d, n - t, now, SPAN, values + e * 64, &next, e, factor, acc);
     }
 }
 
@@ -180,17 +193,16 @@ INLINE __m512i quad(const void *p) {
 
 /* One group of 32 numbers of R rows against H halves, added to the scores. bits: 8 or 4. */
 INLINE void score_group(int R, int H, int bits, const query *q, int g, const char *lines, ptrdiff_t half, const char *scales,
-                        ptrdiff_t scale_half, ptrdiff_t ahead, float *s, int lds) {
+                        ptrdiff_t scale_half, const char **next, float *s, int lds) {
     __m512i acc[ROWS][2];
     const __m512i nibble = _mm512_set1_epi8(15);
+    ask(next, 2 * bits + 1); /* two halves and their scales */
     for (int i = 0; i < R; i++)
         for (int h = 0; h < H; h++) acc[i][h] = _mm512_set1_epi32(q[i].offset[g]);
+#pragma GCC unroll 8
     for (int line = 0; line < bits; line++) { /* 8 lines of 4 numbers, or 4 lines of 8 */
         __m512i key[2];
-        for (int h = 0; h < H; h++) {
-            key[h] = _mm512_load_si512(lines + h * half + 64 * line);
-            ask(lines + h * half + 64 * line, ahead);
-        }
+        for (int h = 0; h < H; h++) key[h] = _mm512_load_si512(lines + h * half + 64 * line);
         for (int i = 0; i < R; i++) {
             const int8_t *x = q[i].q + g * MKA_KEY_GROUP + 32 / bits * line;
             __m512i first = quad(x);
@@ -222,15 +234,15 @@ INLINE void score_rows_quant(int R, int bits, mka_type type, int d, int n, const
     int groups = mka_pad(d, MKA_KEY_GROUP) / MKA_KEY_GROUP;
     ptrdiff_t tile = (ptrdiff_t)mka_key_tile_bytes(type, d), half = (ptrdiff_t)groups * 64 * bits,
               scale_half = (ptrdiff_t)groups * 32;
-    ptrdiff_t ahead = (ptrdiff_t)((n + MKA_TILE - 1) / MKA_TILE) * tile;
+    const char *next = keys + AHEAD;
     for (int i = 0; i < R; i++) round_query(d, q + (ptrdiff_t)i * d, bits == 8 ? 128 : 8, factor, &rounded[i]);
     for (int t = 0; t < n; t += MKA_TILE, keys += tile)
         for (int g = 0; g < groups; g++) {
             const char *lines = keys + (ptrdiff_t)g * 64 * bits, *scales = keys + 2 * half + (ptrdiff_t)g * 32;
             if (n - t > MKA_HALF)
-                score_group(R, 2, bits, rounded, g, lines, half, scales, scale_half, ahead, s + t, lds);
+                score_group(R, 2, bits, rounded, g, lines, half, scales, scale_half, &next, s + t, lds);
             else
-                score_group(R, 1, bits, rounded, g, lines, half, scales, scale_half, ahead, s + t, lds);
+                score_group(R, 1, bits, rounded, g, lines, half, scales, scale_half, &next, s + t, lds);
         }
 }
 
@@ -247,141 +259,194 @@ static void score_q4(int r, int d, int n, const float *q, const void *keys, floa
 
 /* ---- 8 and 4 bits: mixes ---- */
 
-/* The weights of R rows over at most SPAN tokens in 8 bits: w * scale of the token ~ unit * (high + low / 256). low is only
- * used (fine) where high alone would lose many small weights beside a large one. */
+/* What a weight is above the most that 8 bits hold. */
 typedef struct {
-    uint8_t high[ROWS][SPAN], low[ROWS][SPAN];
+    float excess;
+    int row, token;
+} large;
+
+/* The weights of R rows over at most SPAN tokens in 8 bits: w * scale of the token ~ unit * w8. The unit is a 255th of the row's
+ * largest, or of MOST_MEANS times the mean where that is less (the mean of what is left when weights are cut off there): a few
+ * large weights would round many small ones beside them to nothing. Those few, fewer than one in MOST_MEANS, are cut off, and
+ * what was cut is mixed in float32. */
+enum { MOST_MEANS = 16 };
+
+typedef struct {
+    uint8_t w[ROWS][SPAN];
     float unit[ROWS];
-    int32_t sum_high[ROWS], sum_low[ROWS];
-    int fine;
+    int32_t sum[ROWS]; /* of w */
+    int larges;
+    large list[ROWS * SPAN];
 } weights;
 
-/* Weights times scales of one row into scaled, zeros up to the next multiple of 32; their sum and largest. */
+/* 32 weights times scales, of which left count. */
+INLINE void scale_tile(int left, const float *s, const char *scales, float *scaled, __m512 *most, __m512 *sum) {
+    for (int k = 0; k < 2; k++) {
+        __m512 weight = left >= MKA_TILE ? _mm512_loadu_ps(s + 16 * k) : _mm512_maskz_loadu_ps(some(left - 16 * k), s + 16 * k);
+        __m512 scale = _mm512_load_ps(scales + 64 * k);
+        __m512 x = left >= MKA_TILE ? _mm512_mul_ps(weight, scale) : _mm512_maskz_mul_ps(some(left - 16 * k), weight, scale);
+        _mm512_storeu_ps(scaled + 16 * k, x);
+        most[k] = _mm512_max_ps(most[k], x);
+        sum[k] = _mm512_add_ps(sum[k], x);
+    }
+}
+
+/* Weights times scales of one row into scaled, zeros up to the next multiple of 64; their sum and largest. */
 INLINE float scale_weights(int n, const float *s, const char *scales, ptrdiff_t tile, float *scaled, float *largest) {
-    __m512 most = _mm512_setzero_ps(), sum = _mm512_setzero_ps();
-    for (int t = 0; t < n; t += MKA_TILE, scales += tile)
-        for (int k = 0; k < MKA_TILE; k += 16) {
-            __mmask16 left = some(n - t - k);
-            __m512 x = _mm512_maskz_mul_ps(left, _mm512_maskz_loadu_ps(left, s + t + k), _mm512_load_ps(scales + 4 * k));
-            _mm512_storeu_ps(scaled + t + k, x);
-            most = _mm512_max_ps(most, x);
-            sum = _mm512_add_ps(sum, x);
-        }
-    *largest = _mm512_reduce_max_ps(most);
+    __m512 most[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    int t = 0;
+    for (; t + MKA_TILE <= n; t += MKA_TILE, scales += tile) scale_tile(MKA_TILE, s + t, scales, scaled + t, most, sum);
+    if (t < n) scale_tile(n - t, s + t, scales, scaled + t, most, sum), t += MKA_TILE;
+    if (t % 64) memset(scaled + t, 0, MKA_TILE * sizeof *scaled);
+    *largest = _mm512_reduce_max_ps(_mm512_max_ps(most[0], most[1]));
+    return _mm512_reduce_add_ps(_mm512_add_ps(sum[0], sum[1]));
+}
+
+/* To whole units, 255 at most; returns their sum, which 4 bits need. */
+INLINE int32_t round_row(int bits, int n, const float *scaled, float inverse, uint8_t *w) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512 factor = _mm512_set1_ps(inverse);
+    __m512i sum = _mm512_setzero_si512();
+    for (int t = 0; t < n; t += 64) {
+        __m512i x[4];
+        for (int k = 0; k < 4; k++) x[k] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(scaled + t + 16 * k), factor));
+        __m512i packed = _mm512_packus_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3]));
+        packed = _mm512_permutexvar_epi32(order, packed); /* packing works within quarters of the vector */
+        _mm512_storeu_si512(w + t, packed);
+        if (bits == 4) sum = _mm512_dpbusd_epi32(sum, packed, _mm512_set1_epi8(1));
+    }
+    return bits == 4 ? _mm512_reduce_add_epi32(sum) : 0;
+}
+
+/* The sum of a row's weights, each counted with limit at most. */
+static float clipped_sum(int n, const float *scaled, float limit) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int t = 0; t < n; t += 16) sum = _mm512_add_ps(sum, _mm512_min_ps(_mm512_loadu_ps(scaled + t), _mm512_set1_ps(limit)));
     return _mm512_reduce_add_ps(sum);
 }
 
-/* To the nearest whole unit. */
-INLINE int32_t round_coarse(int n, const float *scaled, float inverse, uint8_t *high) {
-    __m512i sum = _mm512_setzero_si512();
+/* Lists the weights of a row above limit. */
+static void list_large(int n, const float *scaled, float limit, int row, weights *w) {
     for (int t = 0; t < n; t += 16) {
-        __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(scaled + t), _mm512_set1_ps(inverse)));
-        _mm_storeu_si128((__m128i *)(void *)(high + t), _mm512_cvtusepi32_epi8(whole));
-        sum = _mm512_add_epi32(sum, whole);
+        unsigned above = _mm512_cmp_ps_mask(_mm512_loadu_ps(scaled + t), _mm512_set1_ps(limit), _CMP_GT_OQ);
+        for (; above; above &= above - 1) {
+            int token = t + __builtin_ctz(above);
+            w->list[w->larges++] = (large){scaled[token] - limit, row, token};
+        }
     }
-    return _mm512_reduce_add_epi32(sum);
 }
 
-/* To 256ths of a unit. */
-INLINE void round_fine(int n, const float *scaled, float inverse, uint8_t *high, uint8_t *low, int32_t *sum_high,
-                       int32_t *sum_low) {
-    __m512i sums[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-    for (int t = 0; t < n; t += 16) {
-        __m512 x = _mm512_mul_ps(_mm512_loadu_ps(scaled + t), _mm512_set1_ps(inverse));
-        __m512i whole = _mm512_cvttps_epi32(x);
-        __m512i rest = _mm512_cvttps_epi32(_mm512_mul_ps(_mm512_sub_ps(x, _mm512_cvtepi32_ps(whole)), _mm512_set1_ps(256.0f)));
-        _mm_storeu_si128((__m128i *)(void *)(high + t), _mm512_cvtusepi32_epi8(whole));
-        _mm_storeu_si128((__m128i *)(void *)(low + t), _mm512_cvtusepi32_epi8(rest));
-        sums[0] = _mm512_add_epi32(sums[0], whole);
-        sums[1] = _mm512_add_epi32(sums[1], rest);
+/* Step by step for all rows, so that no row waits for another's sums and quotients. */
+INLINE void round_weights(int R, int bits, int n, const float *s, int lds, const char *scales, ptrdiff_t tile, const char *next,
+                          weights *w) {
+    float scaled[ROWS][SPAN], largest[ROWS] = {0}, sum[ROWS] = {0}, limit[ROWS], inverse[ROWS];
+    for (int i = 0; i < R; i++) { /* memory goes on working meanwhile */
+        ask(&next, 8);
+        sum[i] = scale_weights(n, s + (ptrdiff_t)i * lds, scales, tile, scaled[i], &largest[i]);
     }
-    *sum_high = _mm512_reduce_add_epi32(sums[0]);
-    *sum_low = _mm512_reduce_add_epi32(sums[1]);
-}
-
-/* A unit is the largest weight by 255. Rounding to whole units is fair while the mean weight has several of them; below that,
- * many small weights would vanish together, and 8 more bits are kept. */
-INLINE void round_weights(int R, int n, const float *s, int lds, const char *scales, ptrdiff_t tile, weights *w) {
-    float scaled[ROWS][SPAN], inverse[ROWS];
-    int whole = mka_pad(n, MKA_TILE);
-    w->fine = 0;
+    for (int i = 0; i < ROWS; i++) {
+        int good = sum[i] < INFINITY; /* or else the unit is what makes the result no number either */
+        limit[i] = MOST_MEANS * sum[i] / (float)n;
+        if (good && largest[i] > limit[i]) limit[i] = MOST_MEANS * clipped_sum(n, scaled[i], limit[i]) / (float)n;
+        w->unit[i] = good ? (largest[i] < limit[i] ? largest[i] : limit[i]) / 255.0f : sum[i];
+        inverse[i] = good && w->unit[i] > 0 ? 1.0f / w->unit[i] : 0;
+    }
+    w->larges = 0;
     for (int i = 0; i < R; i++) {
-        float largest, sum = scale_weights(n, s + (ptrdiff_t)i * lds, scales, tile, scaled[i], &largest);
-        inverse[i] = largest > 0 ? 254.9999f / largest : 0;
-        w->unit[i] = largest / 254.9999f;
-        w->fine |= sum * inverse[i] < 6.0f * (float)n;
-    }
-    for (int i = 0; i < R; i++) {
-        if (w->fine)
-            round_fine(whole, scaled[i], inverse[i], w->high[i], w->low[i], &w->sum_high[i], &w->sum_low[i]);
-        else
-            w->sum_high[i] = round_coarse(whole, scaled[i], inverse[i], w->high[i]);
+        w->sum[i] = round_row(bits, n, scaled[i], inverse[i], w->w[i]);
+        if (largest[i] > limit[i]) list_large(n, scaled[i], limit[i], i, w);
     }
 }
 
-/* Sums over n tokens of one 8-bit part of the weights, for B blocks of 16 dimensions: the int32 sums of R rows. */
-INLINE void sum_blocks(int R, int B, int bits, int n, const uint8_t (*w)[SPAN], const int32_t *total, const char *lines,
-                       ptrdiff_t tile, ptrdiff_t ahead, __m512i (*sum)[2]) {
+/* Adds what was cut off the large weights, token by token. */
+static void mix_large(int bits, int d, const weights *w, const char *values, ptrdiff_t tile, float *acc) {
+    for (const large *l = w->list; l < w->list + w->larges; l++) {
+        const char *line = values + l->token / MKA_TILE * tile + l->token % MKA_TILE / 4 * 64;
+        const __m128i up = _mm_cvtsi32_si128(24 - 8 * (l->token % 4)); /* the token's byte becomes the highest */
+        float *row = acc + (ptrdiff_t)l->row * d;
+        for (int e = 0; e < d; e += 16) {
+            __m512i x = _mm512_sll_epi32(_mm512_load_si512(line + e / (bits == 8 ? 16 : 32) * 512), up);
+            if (bits == 8)
+                x = _mm512_srai_epi32(x, 24);
+            else
+                x = _mm512_sub_epi32(_mm512_and_si512(_mm512_srli_epi32(x, 24 + e % 32 / 4), _mm512_set1_epi32(15)),
+                                     _mm512_set1_epi32(8));
+            __m512 old = _mm512_maskz_loadu_ps(some(d - e), row + e);
+            _mm512_mask_storeu_ps(row + e, some(d - e), _mm512_fmadd_ps(_mm512_set1_ps(l->excess), _mm512_cvtepi32_ps(x), old));
+        }
+    }
+}
+
+/* Weights t..stop - 1 into B blocks of 16 dimensions, sums [R][d]; at t = 0 anew. Slots without a token have weight 0. */
+INLINE void mix_blocks_quant(int R, int B, int bits, int d, const weights *w, int t, int stop, const char *lines, ptrdiff_t tile,
+                             const char **next, int32_t *sums) {
     const __m512i nibble = _mm512_set1_epi8(15);
+    __m512i sum[ROWS][2];
     for (int i = 0; i < R; i++)
-        for (int b = 0; b < B; b++) sum[i][b] = _mm512_set1_epi32(bits == 4 ? -8 * total[i] : 0);
-    for (int t = 0; t < n; t += MKA_TILE, lines += tile) {
-        int quads = n - t < MKA_TILE ? (n - t + 3) / 4 : MKA_TILE / 4;
-        for (int k = 0; k < quads; k++) {
+        for (int b = 0; b < B; b++)
+            sum[i][b] = t == 0 ? _mm512_set1_epi32(bits == 4 ? -8 * w->sum[i] : 0) : _mm512_load_si512(sums + i * d + 16 * b);
+    for (; t < stop; t += MKA_TILE, lines += tile) {
+        ask(next, bits == 4 ? 8 : 8 * B);
+#pragma GCC unroll 8
+        for (int k = 0; k < MKA_TILE / 4; k++) {
             __m512i value[2];
             value[0] = _mm512_load_si512(lines + 64 * k);
-            ask(lines + 64 * k, ahead);
             if (bits == 4) {
                 value[1] = _mm512_and_si512(_mm512_srli_epi16(value[0], 4), nibble);
                 value[0] = _mm512_and_si512(value[0], nibble);
             } else if (B == 2) {
                 value[1] = _mm512_load_si512(lines + 512 + 64 * k);
-                ask(lines + 512 + 64 * k, ahead);
             }
             for (int i = 0; i < R; i++) {
-                __m512i x = quad(w[i] + t + 4 * k);
+                __m512i x = quad(w->w[i] + t + 4 * k);
                 for (int b = 0; b < B; b++) sum[i][b] = _mm512_dpbusd_epi32(sum[i][b], x, value[b]);
             }
         }
     }
+    for (int i = 0; i < R; i++)
+        for (int b = 0; b < B; b++) _mm512_store_si512(sums + i * d + 16 * b, sum[i][b]);
 }
 
-INLINE void mix_blocks_quant(int R, int B, int bits, int d, int n, const weights *w, const char *lines, ptrdiff_t tile,
-                             ptrdiff_t ahead, int e, const float *c, float *acc) {
-    __m512i sum[ROWS][2];
-    sum_blocks(R, B, bits, n, w->high, w->sum_high, lines, tile, ahead, sum);
+/* acc <- c acc + unit sums */
+INLINE void add_sums(int R, int d, const weights *w, const int32_t *sums, int ldsums, const float *c, float *acc) {
     for (int i = 0; i < R; i++)
-        for (int b = 0; b < B; b++) {
-            float *p = acc + (ptrdiff_t)i * d + e + 16 * b;
-            int left = d - e - 16 * b;
-            __m512 old = _mm512_mul_ps(_mm512_set1_ps(c[i]), _mm512_maskz_loadu_ps(some(left), p));
-            _mm512_mask_storeu_ps(p, some(left), _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i][b]), _mm512_set1_ps(w->unit[i]), old));
-        }
-    if (!w->fine) return;
-    sum_blocks(R, B, bits, n, w->low, w->sum_low, lines, tile, 0, sum);
-    for (int i = 0; i < R; i++)
-        for (int b = 0; b < B; b++) {
-            float *p = acc + (ptrdiff_t)i * d + e + 16 * b;
-            __mmask16 left = some(d - e - 16 * b);
-            __m512 old = _mm512_maskz_loadu_ps(left, p), unit = _mm512_set1_ps(w->unit[i] / 256.0f);
-            _mm512_mask_storeu_ps(p, left, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i][b]), unit, old));
+        for (int e = 0; e < d; e += 16) {
+            float *p = acc + (ptrdiff_t)i * d + e;
+            __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums + i * ldsums + e));
+            __m512 old = _mm512_mul_ps(_mm512_set1_ps(c[i]), _mm512_maskz_loadu_ps(some(d - e), p));
+            _mm512_mask_storeu_ps(p, some(d - e), _mm512_fmadd_ps(sum, _mm512_set1_ps(w->unit[i]), old));
         }
 }
 
+/* A few tiles at a time: few, so that memory is worked on nearly in its order, and more than one, so that the sums go seldom in
+ * and out of registers. */
 INLINE void mix_rows_quant(int R, int bits, mka_type type, int d, int n, const float *s, int lds, const char *values,
                            const float *c, float *acc) {
     static const float ones[ROWS] = {1, 1, 1, 1, 1, 1, 1, 1};
     weights w;
+    _Alignas(64) int32_t sums[ROWS * (MKA_MOST_DIM + 32)];
+    int padded = mka_pad(d, 16) + 16, block = bits == 8 ? 512 : 256;
     ptrdiff_t tile = (ptrdiff_t)mka_value_tile_bytes(type, d), scales = tile - (ptrdiff_t)(MKA_TILE * sizeof(float));
-    for (int from = 0; from < n; from += SPAN, values += SPAN / MKA_TILE * tile) {
-        int count = n - from < SPAN ? n - from : SPAN, e = 0;
-        ptrdiff_t ahead = (ptrdiff_t)((count + MKA_TILE - 1) / MKA_TILE) * tile;
-        const float *factor = from == 0 ? c : ones;
-        round_weights(R, count, s + from, lds, values + scales, tile, &w);
-        for (; e + 16 < d; e += 32)
-            mix_blocks_quant(R, 2, bits, d, count, &w, values + e / 16 * (bits == 8 ? 512 : 256), tile, ahead, e, factor, acc);
-        if (e < d)
-            mix_blocks_quant(R, 1, bits, d, count, &w, values + e / 16 * (bits == 8 ? 512 : 256), tile, ahead, e, factor, acc);
+    const char *next = values + 2 * AHEAD;
+    for (int from = 0; from < n; from += SPAN) {
+        int count = n - from < SPAN ? n - from : SPAN;
+        const char *span = values + from / MKA_TILE * tile;
+        round_weights(R, bits, count, s + from, lds, span + scales, tile, next, &w);
+        for (int t = 0; t < count; t += RUN) {
+            const char *lines = span + t / MKA_TILE * tile;
+            int stop = count - t < RUN ? count : t + RUN, e = 0;
+            for (; e + 16 < d; e += 32)
+                mix_blocks_quant(R, 2, bits, padded, &w, t, stop, lines + e / 16 * block, tile, &next, sums + e);
+            if (e < d) mix_blocks_quant(R, 1, bits, padded, &w, t, stop, lines + e / 16 * block, tile, &next, sums + e);
+            for (int k = 0; k < RUN / MKA_TILE; k++) { /* the scales, which are wanted a span at once */
+                const char *later = lines + k * tile + SPAN / MKA_TILE * tile + scales;
+                _mm_prefetch(later, _MM_HINT_T0);
+                _mm_prefetch(later + 64, _MM_HINT_T0);
+            }
+            next += RUN / MKA_TILE * MKA_TILE * sizeof(float);
+        }
+        add_sums(R, d, &w, sums, padded, from == 0 ? c : ones, acc);
+        mix_large(bits, d, &w, span, tile, acc);
     }
 }
 
