@@ -14,11 +14,16 @@
 
 #include "ops.h"
 
-#define TILE_ROWS 64           /* query rows that a tile aims for */
-#define WIDE_ROWS 128          /* the same where a kernel takes all steps at once, and keeps no scores */
-#define BLOCK     256          /* keys scored at once: their scores and tiles stay in the first two cache levels */
-#define LDS       (BLOCK + 16) /* floats between two rows of scores: rows a power of two apart would share cache sets */
-#define SPLIT     1024         /* keys of one split when few queries attend */
+#define TILE_ROWS 64          /* query rows that a tile aims for */
+#define WIDE_ROWS 128         /* the same where a kernel takes all steps at once, and keeps no scores */
+#define BLOCK     256         /* keys scored at once: their scores and tiles stay in the first two cache levels */
+#define FEW_ROWS  8           /* so few rows go over each key once, and over twice as many at once: what is done once a block */
+#define FEW_BLOCK (2 * BLOCK) /* and row takes its share then */
+#define PAD       16          /* floats more between two rows of scores: rows a power of two apart would share cache sets */
+#define LDS       (BLOCK + PAD)
+#define ASKED     1024  /* bytes asked for while a row of few is exponentiated, */
+#define ASK_FROM  16384 /* from where on, in this block's values */
+#define SPLIT     1024  /* keys of one split when few queries attend */
 
 typedef struct plan {
     const mka_attend_job *job;
@@ -73,7 +78,7 @@ typedef struct tile {
     float *q, *acc, *s, *m, *z, *c;
     float *values;  /* [BLOCK][value_dim], where values are parts of keys */
     int *from, *to; /* the keys that a row sees, where all steps are taken at once; there are no s, c and values then */
-    int rows, first_query, queries;
+    int rows, first_query, queries, block, lds;
 } tile;
 
 static tile place_tile(const plan *p, unsigned char *scratch, int index) {
@@ -81,6 +86,8 @@ static tile place_tile(const plan *p, unsigned char *scratch, int index) {
     tile t = {.first_query = index * p->tile};
     t.queries = job->n - t.first_query < p->tile ? job->n - t.first_query : p->tile;
     t.rows = t.queries * p->group;
+    t.block = t.rows <= FEW_ROWS && !job->shared ? FEW_BLOCK : BLOCK;
+    t.lds = t.block + PAD;
     size_t rows = align_floats((size_t)t.rows);
     t.q = (float *)(void *)scratch;
     t.acc = t.q + align_floats((size_t)t.rows * (size_t)job->key_dim);
@@ -92,7 +99,7 @@ static tile place_tile(const plan *p, unsigned char *scratch, int index) {
         t.to = (int *)(void *)(rest + rows);
     } else {
         t.s = rest;
-        t.c = t.s + (size_t)t.rows * LDS;
+        t.c = t.s + (size_t)t.rows * (size_t)t.lds;
         t.values = t.c + rows;
     }
     return t;
@@ -160,7 +167,7 @@ static void mask(const plan *p, const mka_attend_job *job, const tile *t, int fr
         int first = (seen_from > begins ? seen_from : begins) - from;
         if (last >= count && first <= 0) continue;
         for (int r = query * p->group; r < (query + 1) * p->group; r++) {
-            float *s = t->s + (size_t)r * LDS;
+            float *s = t->s + (size_t)r * (size_t)t->lds;
             for (int i = 0; i < first && i < count; i++) s[i] = -INFINITY;
             for (int i = last > 0 ? last : 0; i < count; i++) s[i] = -INFINITY;
         }
@@ -206,6 +213,17 @@ static void attend_at_once(const plan *p, const tile *t, int head, int begin, in
     p->at_once(&rows);
 }
 
+/* The softmax's step reads no memory, and while it runs memory can go on with values that follow those which kernels have asked
+ * for already. Few rows only: with many, this is not what takes time. */
+static void online(const tile *t, const mka_kernels *kernels, int count, const unsigned char *values) {
+    int each = t->rows <= FEW_ROWS ? 2 : t->rows;
+    for (int r = 0; r < t->rows; r += each) {
+        int rows = t->rows - r < each ? t->rows - r : each;
+        for (int i = 0; each == 2 && i < 2 * ASKED; i += 64) __builtin_prefetch(values + ASK_FROM + r * ASKED + i, 0, 3);
+        kernels->online(rows, count, t->s + (size_t)r * (size_t)t->lds, t->lds, t->m + r, t->z + r, t->c + r);
+    }
+}
+
 /* Runs a tile over the keys at positions begin..end-1 of the job or of its near one. Blocks begin with a whole tile of the
  * cache; what lies before begin is masked. */
 static void attend_keys(const plan *p, const mka_attend_job *job, const tile *t, int head, int begin, int end) {
@@ -213,18 +231,18 @@ static void attend_keys(const plan *p, const mka_attend_job *job, const tile *t,
     size_t key_tile = mka_key_tile_bytes(job->key_type, job->key_dim),
            value_tile = mka_value_tile_bytes(job->value_type, job->value_dim);
     size_t first_tile = (size_t)head * job->head_tiles;
-    for (int from = begin < end ? begin / MKA_TILE * MKA_TILE : end; from < end; from += BLOCK) {
-        int count = end - from < BLOCK ? end - from : BLOCK;
+    for (int from = begin < end ? begin / MKA_TILE * MKA_TILE : end; from < end; from += t->block) {
+        int count = end - from < t->block ? end - from : t->block;
         size_t index = first_tile + (size_t)(from - job->key_first) / MKA_TILE;
         const unsigned char *keys = job->keys + index * key_tile;
-        kernels->score[job->key_type](t->rows, job->key_dim, count, t->q, keys, job->scale, t->s, LDS);
+        kernels->score[job->key_type](t->rows, job->key_dim, count, t->q, keys, job->scale, t->s, t->lds);
         mask(p, job, t, from, count, begin);
-        kernels->online(t->rows, count, t->s, LDS, t->m, t->z, t->c);
+        online(t, kernels, count, job->shared ? keys : job->values + index * value_tile);
         if (job->shared) {
             share_values(p, t, keys, key_tile, count);
-            kernels->mix[MKA_F32](t->rows, job->value_dim, count, t->s, LDS, t->values, t->c, t->acc);
+            kernels->mix[MKA_F32](t->rows, job->value_dim, count, t->s, t->lds, t->values, t->c, t->acc);
         } else {
-            kernels->mix[job->value_type](t->rows, job->value_dim, count, t->s, LDS, job->values + index * value_tile, t->c,
+            kernels->mix[job->value_type](t->rows, job->value_dim, count, t->s, t->lds, job->values + index * value_tile, t->c,
                                           t->acc);
         }
     }
