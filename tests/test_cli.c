@@ -434,6 +434,64 @@ static void test_chat(void **state) {
     expect(1, "the context is full");
 }
 
+/* The ids of an answer of count tokens; the words after the model are given. */
+static json_t *answer_of(const char *count, const char *flag, const char *value, const char *flag2, const char *value2) {
+    const char *const words[] = {"generate",     "-m",     run.model, "-n",  count, "--temp", "0",
+                                 "--ignore-eos", "--json", flag,      value, flag2, value2,   NULL};
+    mka_to(TO_FILE, "", words);
+    expect(0, "");
+    json_t *object = json_out(), *ids = json_incref(json_object_get(object, "ids"));
+    json_decref(object);
+    return ids;
+}
+
+/* Two processes with a file between them say what one says. */
+static void test_saved_sessions(void **state) {
+    (void)state;
+    need_model();
+    char file[64];
+    const char *base = getenv("TMPDIR");
+    snprintf(file, sizeof file, "%.40s/mka-XXXXXX", base != NULL ? base : P_tmpdir);
+    int handle = mkstemp(file);
+    assert_true(handle >= 0);
+    close(handle);
+    MKA("generate", "-m", run.model, "--load-session", file, "-n", "4");
+    expect(1, "not a saved session");
+    json_t *whole = answer_of("16", "-p", "hello there", NULL, NULL),
+           *half = answer_of("9", "-p", "hello there", "--save-session", file);
+    json_t *rest = answer_of("7", "--load-session", file, "--save-session", file);
+    json_array_extend(half, rest);
+    assert_true(json_equal(whole, half));
+    json_decref(whole);
+    json_decref(half);
+    json_decref(rest);
+    json_decref(answer_of("3", "--load-session", file, "-p", " and"));
+    MKA("generate", "-m", run.model, "--load-session", file, "-ctk", "q8", "-n", "4");
+    expect(1, "saved with cache keys in f16, but this session has q8_0");
+    MKA("generate", "-m", run.model, "--load-session", file, "-c", "12", "-n", "4");
+    expect(1, "the context has room for 12");
+    MKA("chat", "-m", run.model, "--template", "chatml", "--load-session", file);
+    expect(1, "holds no conversation");
+    MKA("generate", "-m", run.model, "-p", "hello", "-n", "4", "--save-session", "/no/such/folder/file");
+    expect(1, "No such file or directory");
+    const char *const first[] = {"chat", "-m",     run.model, "--template",     "chatml", "-n",
+                                 "6",    "--temp", "0",       "--save-session", file,     NULL};
+    mka_to(TO_FILE, "hello there\n", first);
+    expect(0, "");
+    static char said[2 * ROOM];
+    strcpy(said, run.out);
+    const char *const second[] = {"chat", "-m",     run.model, "--template",     "chatml", "-n",
+                                  "6",    "--temp", "0",       "--load-session", file,     NULL};
+    mka_to(TO_FILE, "and again\n", second);
+    expect(0, "");
+    strcat(said, run.out);
+    const char *const both[] = {"chat", "-m", run.model, "--template", "chatml", "-n", "6", "--temp", "0", NULL};
+    mka_to(TO_FILE, "hello there\nand again\n", both);
+    expect(0, "");
+    assert_string_equal(said, run.out);
+    unlink(file);
+}
+
 static void test_eval(void **state) {
     (void)state;
     static const char *const fields[] = {"file", "tokens", "ppl", "nll", "stderr", NULL};
@@ -767,6 +825,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_prompt_sources),
         cmocka_unit_test(test_contexts),
         cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_saved_sessions),
         cmocka_unit_test(test_eval),
         cmocka_unit_test(test_bench_limits),
         cmocka_unit_test(test_bench_attention),

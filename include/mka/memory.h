@@ -102,6 +102,16 @@ MKA_API int mka_memory_length(const mka_memory *memory, int layer);
 /* Changes the contract from the next call on. MKA_BAD_ARGUMENT names the field that is out of range. */
 MKA_API mka_status mka_memory_set_recall(mka_memory *memory, const mka_recall *recall, mka_error *error);
 
+/* Writes all layers to path, with a checksum of every region. A new file takes path's place at once when all of it is on the
+ * disk; a failure (MKA_IO says which), or a kill at any moment, leaves what was there. The file fits machines of the same byte
+ * order. */
+MKA_API mka_status mka_memory_save(mka_memory *memory, const char *path, mka_error *error);
+
+/* Replaces all tokens by those of a file. The memory must have been made with the same layers, heads, widths, types, sinks and
+ * window, and a context that is large enough: MKA_BAD_ARGUMENT names what differs, and leaves the memory as it was, as does a
+ * file that is no saved memory. MKA_BAD_FILE for a damaged region (the message names it) leaves it empty. */
+MKA_API mka_status mka_memory_load(mka_memory *memory, const char *path, mka_error *error);
+
 /* Forgets all tokens. */
 MKA_API void mka_memory_reset(mka_memory *memory);
 

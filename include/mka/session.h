@@ -73,6 +73,43 @@ MKA_API int mka_session_context(const mka_session *session);
  * bits as well; of those that come to be the newest by a cut, the ones that were older than that stay in 4 bits. */
 MKA_API mka_status mka_session_truncate(mka_session *session, int length, mka_error *error);
 
+/* Ids of the tokens held, [length]; -1 for those of mka_session_fill. Valid until the session changes. */
+MKA_API const int *mka_session_tokens(const mka_session *session);
+
+/* ---- saved sessions ---- */
+
+/* Writes the session to path: tokens, caches, tiers, summaries, with a checksum of every region. A new file takes path's place
+ * at once when all of it is on the disk; a failure, or a kill at any moment, leaves what was there. MKA_IO says why not (disk
+ * full, no such folder, another process is saving there). The file fits machines of the same byte order. */
+MKA_API mka_status mka_session_save(mka_session *session, const char *path, mka_error *error);
+
+/* Replaces what the session holds by what path holds; it then goes on token for token as the saved one would have. The session
+ * must have been made with the same model, cache types, kind of memory, window and long-term types, and a context that is large
+ * enough: MKA_BAD_ARGUMENT names what differs, and leaves the session as it was, as does MKA_IO or MKA_BAD_FILE for a file that
+ * is no saved session. MKA_BAD_FILE for a damaged region (the message names it) leaves the session empty. */
+MKA_API mka_status mka_session_load(mka_session *session, const char *path, mka_error *error);
+
+/* What a saved session was made with, without reading all of it. */
+typedef struct mka_session_file {
+    int tokens;
+    mka_type key_type, value_type; /* of the cache */
+    int tiered;
+    mka_memory_plan plan;  /* tiered: sinks, window and long-term types */
+    uint64_t model, bytes; /* fingerprint of its model; size of the file */
+} mka_session_file;
+
+MKA_API mka_status mka_session_peek(const char *path, mka_session_file *about, mka_error *error);
+
+/* How many of the count tokens the session saved at path begins with, if it could be loaded into this one: *common is 0 where
+ * the files' model or options differ. Whole links of 64 tokens are compared by their chained hashes, then by their ids. */
+MKA_API mka_status mka_session_match(const mka_session *session, const char *path, const int *tokens, size_t count,
+                                     size_t *common, mka_error *error);
+
+/* Bytes of the caller's own that are saved and loaded with the session, such as the messages of a conversation. Copied; size 0
+ * takes them away. mka_session_note gives them back (NULL, *size 0: none), valid until the next change. */
+MKA_API mka_status mka_session_set_note(mka_session *session, const void *bytes, size_t size, mka_error *error);
+MKA_API const void *mka_session_note(const mka_session *session, size_t *size);
+
 typedef struct mka_session_usage {
     uint64_t cache_bytes;                         /* of keys and values that the held tokens occupy */
     uint64_t cache_reserved;                      /* for the whole context */

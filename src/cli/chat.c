@@ -8,6 +8,7 @@
  */
 #include "answer.h"
 #include "commands.h"
+#include "resume.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -194,6 +195,36 @@ static int answer_turn(mka_cli *cli, chat *c) {
     return status;
 }
 
+/* The conversation of --load-session. */
+static int resume(mka_cli *cli, chat *c) {
+    mka_cli_kept note;
+    int status = mka_cli_resume_load(cli, c->session, &note);
+    if (status == 0 && note.count == 0)
+        status = mka_cli_error("%s holds no conversation; 'mka generate' can go on from it", cli->options.load_session);
+    for (int i = 0; i < note.count && status == 0; i++)
+        status = add_message(c, note.messages[i].role, note.messages[i].content, strlen(note.messages[i].content));
+    if (status == 0 && note.past != NULL) {
+        c->past = malloc(note.past_length + 1);
+        if (c->past == NULL) status = mka_cli_error("out of memory");
+        if (c->past != NULL) memcpy(c->past, note.past, note.past_length);
+        c->past_length = note.past_length;
+    }
+    if (status == 0) {
+        c->pending = note.pending;
+        c->held_count = (size_t)mka_session_length(c->session);
+        memcpy(c->held, mka_session_tokens(c->session), c->held_count * sizeof *c->held);
+        for (size_t i = 0; i < c->held_count; i++) mka_sampler_accept(c->sampler, c->held[i]);
+    }
+    mka_cli_kept_free(&note);
+    return status;
+}
+
+static int save(mka_cli *cli, const chat *c) {
+    mka_cli_kept note = {.pending = c->pending, .messages = c->messages, .count = c->count};
+    if (c->past != NULL) note.past = c->past, note.past_length = c->past_length;
+    return mka_cli_resume_save(cli, c->session, &note);
+}
+
 /* One line of the user, without its end. Returns its length, or -1 at the end of the input or after Ctrl-C. */
 static ssize_t read_line(chat *c, char **line, size_t *room) {
     if (c->terminal) {
@@ -270,12 +301,15 @@ static int talk(mka_cli *cli, chat *c) {
 static int open_chat(mka_cli *cli, chat *c) {
     mka_error error = {0};
     mka_model_info info;
-    int status = mka_cli_open_engine(cli, &c->engine);
+    int loaded, status = mka_cli_resume_peek(cli, &loaded);
+    if (status == 0) status = mka_cli_open_engine(cli, &c->engine);
     if (status == 0) status = mka_cli_open_model(cli, "chat", c->engine, 0, &c->model);
     if (status != 0) return status;
     mka_model_get_info(c->model, &info);
     int context = cli->options.context > 0 ? cli->options.context : DEFAULT_CONTEXT;
-    if (cli->options.context == 0 && info.context > 0 && info.context < context) context = info.context;
+    if (cli->options.context == 0 && loaded > 0) context += loaded;
+    if (cli->options.context == 0 && info.context > 0 && info.context < context)
+        context = info.context > loaded ? info.context : loaded;
     if (mka_sampler_create(&cli->options.sampler, info.vocabulary, &c->sampler, &error) != MKA_OK)
         return mka_cli_failure(&error, 1);
     status = mka_cli_open_session(cli, c->model, context, &c->session);
@@ -304,8 +338,12 @@ int mka_cli_chat(mka_cli *cli) {
         c.terminal = isatty(STDIN_FILENO) && isatty(STDERR_FILENO) && !cli->options.json;
         c.colors = mka_cli_colors(cli, STDERR_FILENO);
         if (c.terminal) fputs("One message a line. /reset starts over, /exit leaves, Ctrl-C ends an answer.\n", stderr);
-        status = reset(cli, &c);
-        if (status == 0) status = talk(cli, &c);
+        status = cli->options.load_session != NULL ? resume(cli, &c) : reset(cli, &c);
+        if (status == 0) {
+            status = talk(cli, &c);
+            int saved = save(cli, &c);
+            if (status == 0) status = saved;
+        }
     }
     drop_messages(&c, 0);
     free(c.messages);

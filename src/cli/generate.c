@@ -1,6 +1,7 @@
 /* generate - completes one prompt, or answers it as one user turn. */
 #include "answer.h"
 #include "commands.h"
+#include "resume.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -18,7 +19,7 @@ typedef struct work {
     size_t length, count;
     unsigned flags;
     int *ids;
-    int context;
+    int context, loaded; /* loaded: tokens that the session comes with */
 } work;
 
 static int wrap_as_turn(mka_cli *cli, work *w) {
@@ -37,15 +38,16 @@ static int wrap_as_turn(mka_cli *cli, work *w) {
 
 static int prompt_ids(mka_cli *cli, work *w) {
     w->flags = MKA_TOKENIZE_BOS | MKA_TOKENIZE_SPECIAL;
-    if (cli->options.chat) {
+    if (cli->options.chat && w->length > 0) {
         int status = wrap_as_turn(cli, w);
         if (status != 0) return status;
     }
-    if (cli->options.no_bos) w->flags &= ~MKA_TOKENIZE_BOS;
+    if (cli->options.no_bos || w->loaded > 0) w->flags &= ~MKA_TOKENIZE_BOS;
     if (cli->options.no_parse_special) w->flags &= ~MKA_TOKENIZE_SPECIAL;
     int status = mka_cli_tokenize(w->model, w->text, w->length, w->flags, &w->ids, &w->count);
     if (status != 0) return status;
-    if (w->count == 0) return mka_cli_usage("generate", "the prompt is empty, and this model puts no BOS token before it");
+    if (w->count == 0 && w->loaded == 0)
+        return mka_cli_usage("generate", "the prompt is empty, and this model puts no BOS token before it");
     return 0;
 }
 
@@ -61,13 +63,36 @@ static int choose_context(mka_cli *cli, work *w) {
                          info.context);
         }
     } else {
-        long long needed = wanted < 0 ? most : ((long long)w->count + wanted + 255) / 256 * 256;
+        long long needed = wanted < 0 ? most : ((long long)w->loaded + 1 + (long long)w->count + wanted + 255) / 256 * 256;
         w->context = (int)(needed < most ? needed : most);
     }
-    if (w->count > (size_t)w->context) {
-        return mka_cli_error("the prompt has %zu tokens, but the context has room for %d%s", w->count, w->context,
+    if (w->count + (size_t)w->loaded > (size_t)w->context) {
+        return mka_cli_error("%s %zu tokens, but the context has room for %d%s",
+                             w->loaded > 0 ? "session and prompt have" : "the prompt has", w->count + (size_t)w->loaded,
+                             w->context,
                              cli->options.context > 0 ? " (-c makes it larger)" : ", all that this model was made for");
     }
+    return 0;
+}
+
+/* The session of --load-session, and its pending token before the ids of the prompt. */
+static int resume(mka_cli *cli, work *w) {
+    mka_cli_kept note;
+    int status = mka_cli_resume_load(cli, w->session, &note), pending = note.pending;
+    mka_cli_kept_free(&note);
+    if (status != 0) return status;
+    const int *held = mka_session_tokens(w->session);
+    for (int i = 0; i < mka_session_length(w->session); i++) mka_sampler_accept(w->sampler, held[i]);
+    if (pending < 0 && w->count == 0)
+        return mka_cli_usage("generate", "this session has nothing to go on from; give text with -p or -f");
+    if (pending < 0) return 0;
+    int *joined = malloc((w->count + 1) * sizeof *joined);
+    if (joined == NULL) return mka_cli_error("out of memory");
+    joined[0] = pending;
+    memcpy(joined + 1, w->ids, w->count * sizeof *joined);
+    free(w->ids);
+    w->ids = joined;
+    w->count++;
     return 0;
 }
 
@@ -80,8 +105,9 @@ static int prepare(mka_cli *cli, work *w) {
     }
     int status = choose_context(cli, w);
     if (status == 0) status = mka_cli_open_session(cli, w->model, w->context, &w->session);
+    if (status == 0 && cli->options.load_session != NULL) status = resume(cli, w);
     /* One token beyond a full context can still be sampled from the last logits. */
-    size_t most = status == 0 ? (size_t)mka_session_context(w->session) - w->count + 1 : 0;
+    size_t most = status == 0 ? (size_t)mka_session_context(w->session) - (size_t)w->loaded + 1 : 0;
     return status != 0 ? status : mka_cli_answer_prepare(&w->answer, w->model, most);
 }
 
@@ -98,6 +124,13 @@ static int report(mka_cli *cli, work *w) {
                      cli->options.context > 0 ? " (-c makes it larger)" : "");
     }
     if (mka_cli_wants_statistics(cli)) mka_cli_answer_statistics(&w->answer, w->session);
+    /* A prompt that was not read to its end is no session to go on from. */
+    if (!interrupted || w->answer.count > 0) {
+        int unread = w->answer.count > w->answer.decoded;
+        mka_cli_kept note = {.pending = unread ? w->answer.ids[w->answer.count - 1] : -1};
+        int status = mka_cli_resume_save(cli, w->session, &note);
+        if (status != 0) return status;
+    }
     return interrupted ? 130 : 0;
 }
 
@@ -110,6 +143,7 @@ int mka_cli_generate(mka_cli *cli) {
     }
     if (cli->options.model == NULL) return mka_cli_usage("generate", "which model? Give one with -m MODEL");
     int status = mka_cli_read_prompt(cli, "generate", &w.text, &w.length);
+    if (status == 0) status = mka_cli_resume_peek(cli, &w.loaded);
     if (status == 0) status = mka_cli_open_engine(cli, &w.engine);
     if (status == 0) status = mka_cli_open_model(cli, "generate", w.engine, 0, &w.model);
     if (status == 0) status = prompt_ids(cli, &w);

@@ -22,16 +22,20 @@ static const command commands[] = {
     {"generate", MKA_CLI_GENERATE, mka_cli_generate, "-m MODEL (-p TEXT | -f FILE)", "complete a prompt", 0,
      "Completes the prompt as it is and streams the answer to standard output. The context is as large as prompt and answer\n"
      "need unless -c says otherwise. Ctrl-C ends the answer and keeps what is there (exit status 130); a second one kills.\n"
+     "--save-session keeps the session in a file, --load-session goes on from it, with the text of -p or -f or without any.\n"
      "--json prints one object: text, ids, prompt_tokens, new_tokens, prefill_tok_s, decode_tok_s, stop (end, length, context,\n"
      "interrupted), memory {mode, tokens_read, unread_mass_estimate, lost_mass_bound, bytes_by_tier}, peak_bytes.\n\n"
      "Examples:\n"
      "  mka generate -m model.gguf -p 'The capital of France is' -n 16 --temp 0\n"
      "  mka generate -m model.gguf --chat -p 'Name three rivers.'\n"
-     "  cat chapter.txt | mka generate -m model.gguf -f - -n 64 --json\n"},
+     "  cat chapter.txt | mka generate -m model.gguf -f - -n 64 --json\n"
+     "  mka generate -m model.gguf -f book.txt -n 64 --save-session book.mka\n"
+     "  mka generate -m model.gguf --load-session book.mka -n 64\n"},
     {"chat", MKA_CLI_CHAT, mka_cli_chat, "-m MODEL", "talk with a model", 0,
      "Reads one message a line from standard input and answers it. The conversation stays in the session's cache, so that a\n"
      "turn costs only its own tokens. /reset forgets the conversation, /exit or the end of the input leaves, /help helps.\n"
-     "Ctrl-C ends an answer; at the prompt it leaves. --json prints one object an answer, as generate does.\n\n"
+     "Ctrl-C ends an answer; at the prompt it leaves. --json prints one object an answer, as generate does.\n"
+     "--save-session keeps the conversation in a file when it ends, --load-session takes it up again.\n\n"
      "Examples:\n"
      "  mka chat -m model.gguf --system 'You answer in one sentence.'\n"
      "  printf 'Hello!\\nAnd who are you?\\n' | mka chat -m model.gguf --temp 0 --json\n"},

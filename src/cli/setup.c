@@ -84,6 +84,7 @@ int mka_cli_read_file(const char *path, char **text, size_t *length) {
 int mka_cli_read_prompt(mka_cli *cli, const char *command, char **text, size_t *length) {
     const char *prompt = cli->options.prompt;
     if (prompt != NULL && cli->options.file != NULL) return mka_cli_usage(command, "-p and -f exclude each other; give one");
+    if (prompt == NULL && cli->options.file == NULL && cli->options.load_session != NULL) prompt = "";
     if (prompt == NULL && cli->options.file == NULL) return mka_cli_usage(command, "no text; give it with -p TEXT or -f FILE");
     if (prompt == NULL) return mka_cli_read_file(cli->options.file, text, length);
     *length = strlen(prompt);

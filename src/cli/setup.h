@@ -16,7 +16,7 @@ int mka_cli_open_session(mka_cli *cli, mka_model *model, int context, mka_sessio
 
 /* The whole of a file ("-": standard input) as it is, plus a NUL; *text is the caller's to free. At most 1 GiB. */
 int mka_cli_read_file(const char *path, char **text, size_t *length);
-/* The text of -p or -f. */
+/* The text of -p or -f; with --load-session it may be missing, and is empty then. */
 int mka_cli_read_prompt(mka_cli *cli, const char *command, char **text, size_t *length);
 
 /* Text to ids; *ids is the caller's to free. */

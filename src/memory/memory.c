@@ -3,22 +3,9 @@
 #include <stdlib.h>
 
 #include "base/status.h"
-#include "tiers.h"
+#include "memory_layers.h"
 
 #define MOST_TOKENS (1 << 27)
-
-typedef struct layer {
-    mka_tiers tiers;
-    int length;
-} layer;
-
-struct mka_memory {
-    mka_memory_options options;
-    mka_ops ops;
-    mka_arena work;
-    mka_tiers_shared shared;
-    layer *layers; /* [options.layers] */
-};
 
 void mka_memory_defaults(mka_memory_options *options) {
     *options = (mka_memory_options){.layers = 1, .context = 131072, .queries = 512, .local = MKA_F16};
@@ -116,7 +103,7 @@ mka_status mka_memory_append(mka_memory *memory, int index, int n, const float *
     const mka_memory_options *o = &memory->options;
     mka_status status = check_layer(memory, index, error);
     if (status) return status;
-    layer *l = &memory->layers[index];
+    mka_memory_layer *l = &memory->layers[index];
     if (n < 1) return mka_fail(error, MKA_BAD_ARGUMENT, "%d tokens are too few to append", n);
     if (n > o->context - l->length)
         return mka_fail(error, MKA_CONTEXT_FULL, "%d tokens do not fit: %d of %d are taken", n, l->length, o->context);
@@ -131,7 +118,7 @@ mka_status mka_memory_attend(mka_memory *memory, int index, int n, const float *
     const mka_memory_options *o = &memory->options;
     mka_status status = check_layer(memory, index, error);
     if (status) return status;
-    layer *l = &memory->layers[index];
+    mka_memory_layer *l = &memory->layers[index];
     if (n < 1 || n > o->queries || n > l->length)
         return mka_fail(error, MKA_BAD_ARGUMENT, "%d queries over %d tokens: 1 to %d queries can stand at the end of a layer", n,
                         l->length, o->queries);

@@ -57,6 +57,23 @@ void mka_near_truncate(mka_near *near, int length) {
     near->held = length;
 }
 
+void mka_near_kept(const mka_near *near, int length, int *base, int *held) {
+    int wanted = length / MKA_TILE * MKA_TILE - MKA_NEAR;
+    *base = *held = 0;
+    if (!near->keys) return;
+    *base = wanted > near->first ? wanted : near->first;
+    *held = near->held > *base ? near->held : *base;
+}
+
+int mka_near_restore(mka_near *near, int length, int base, int held) {
+    if (!near->keys) return base == 0 && held == 0;
+    if (base < 0 || base % MKA_TILE || base > held || held > length) return 0;
+    if (base < length / MKA_TILE * MKA_TILE - MKA_NEAR) return 0; /* more than there is room for */
+    near->first = base;
+    near->held = held;
+    return 1;
+}
+
 static unsigned char *tile_of(const mka_near *near, unsigned char *tiles, size_t bytes, int head, int token) {
     if (!near->keys || token < near->first) return NULL;
     return tiles + ((size_t)head * near->tiles + (size_t)(token - near->first) / MKA_TILE) * bytes;

@@ -39,6 +39,12 @@ void mka_near_advance(mka_near *near, int first, int n);
 /* The tokens from length on are gone. */
 void mka_near_truncate(mka_near *near, int length);
 
+/* What a saved cache of length tokens keeps: those that the next query may read, from base on, of which held.. are there. base 0,
+ * held 0 without a room. mka_near_restore readies an empty room for just these (they are then written to its first tiles); 0
+ * for numbers that cannot be. */
+void mka_near_kept(const mka_near *near, int length, int *base, int *held);
+int mka_near_restore(mka_near *near, int length, int base, int held);
+
 /* Where a token's tile begins; NULL for one that has no room. */
 unsigned char *mka_near_key(const mka_near *near, int head, int token);
 unsigned char *mka_near_value(const mka_near *near, int head, int token);

@@ -264,15 +264,37 @@ void mka_tiers_attend(mka_tiers *t, mka_ops *ops, const mka_attend_job *job) {
 /* ---- cutting back ---- */
 
 int mka_tiers_can_cut(const mka_tiers *t, int length) {
-    return length == 0 || !t->longterm.blocks || edge(t, blocks_behind(t, length)) >= t->forgotten;
+    return length == 0 || !t->longterm.blocks || edge(t, blocks_behind(t, length - 1)) >= t->forgotten;
 }
 
 void mka_tiers_cut(mka_tiers *t, int length) {
     mka_local_truncate(&t->local, length);
     if (!t->shared) return;
     int blocks = blocks_behind(t, length - 1);
-    if (blocks < t->longterm.blocks) mka_longterm_cut(&t->longterm, blocks);
+    if (blocks < t->longterm.blocks || length == 0) mka_longterm_cut(&t->longterm, blocks);
     if (length == 0) t->judged = t->dense = 0, t->forgotten = t->shared->plan.sinks;
+}
+
+/* ---- saving ---- */
+
+mka_tiers_state mka_tiers_get_state(const mka_tiers *t, int length) {
+    mka_tiers_state s = {.judged = t->judged, .dense = t->dense, .forgotten = t->forgotten, .blocks = t->longterm.blocks};
+    mka_near_kept(&t->local.near, length, &s.near_base, &s.near_held);
+    return s;
+}
+
+int mka_tiers_set_state(mka_tiers *t, int length, const mka_tiers_state *s) {
+    if (!mka_near_restore(&t->local.near, length, s->near_base, s->near_held)) return 0;
+    if (!t->shared) return !s->judged && !s->dense && !s->forgotten && !s->blocks;
+    int sinks = t->shared->plan.sinks, most = length > 0 ? blocks_behind(t, length - 1) : 0;
+    if (s->judged < 0 || s->judged > 1 || s->dense < 0 || s->dense > s->judged) return 0;
+    if (s->blocks < 0 || s->blocks > most || (s->blocks && (s->dense || !s->judged))) return 0;
+    if (s->forgotten < sinks || s->forgotten % MKA_BLOCK || (s->forgotten > sinks && s->forgotten > edge(t, s->blocks))) return 0;
+    t->judged = s->judged;
+    t->dense = s->dense;
+    t->forgotten = s->forgotten;
+    mka_longterm_count(&t->longterm, s->blocks);
+    return 1;
 }
 
 size_t mka_tiers_bytes(const mka_tiers *t, int length) {

@@ -69,6 +69,17 @@ void mka_tiers_settle(mka_tiers *tiers, mka_ops *ops, int length);
 int mka_tiers_can_cut(const mka_tiers *tiers, int length);
 void mka_tiers_cut(mka_tiers *tiers, int length);
 
+/* What is not keys and values: saved and restored as it is. */
+typedef struct mka_tiers_state {
+    int32_t judged, dense, forgotten, blocks;
+    int32_t near_base, near_held; /* of the local tier (near.h) */
+} mka_tiers_state;
+
+mka_tiers_state mka_tiers_get_state(const mka_tiers *tiers, int length);
+/* For empty tiers that are about to be filled from a file with length tokens; returns 0 for a state that such tiers cannot
+ * have; they are then to be emptied. */
+int mka_tiers_set_state(mka_tiers *tiers, int length, const mka_tiers_state *state);
+
 /* Bytes that length tokens take in memory, all tiers together. */
 size_t mka_tiers_bytes(const mka_tiers *tiers, int length);
 

@@ -35,6 +35,10 @@ struct mka_model {
     char *bos_text, *eos_text; /* of those tokens, "" when there are none */
 };
 
+/* What tells models apart whose sessions must not be mixed up: the sizes and rotations of all layers, and of every tensor the
+ * name, type, shape and three samples of its bytes. Touches a few pages of each tensor. */
+uint64_t mka_model_fingerprint(const mka_model *model);
+
 /* Finds every tensor that sizes asks for, checks its shape and type, and fills blocks, embedding, output and ropes. path is for
  * messages. On failure the model is to be destroyed as a whole. */
 mka_status mka_weights_bind(mka_model *model, const char *path, mka_error *error);

@@ -60,6 +60,7 @@ void mka_session_layout(mka_session *s) {
     mka_arena *work = &s->work;
     layout_ops(s);
     if (s->tiered) layout_tiers(s);
+    s->tokens = mka_arena_take(work, (size_t)s->options.context, sizeof(int));
     s->x = mka_arena_take(work, chunk * width, sizeof(float));
     s->h = mka_arena_take(work, chunk * width, sizeof(float));
     s->y = mka_arena_take(work, chunk * width, sizeof(float));
@@ -179,6 +180,7 @@ void mka_session_destroy(mka_session *s) {
     for (int i = 0; i < s->model->sizes.layers; i++) mka_layer_state_destroy(&s->layers[i]);
     mka_arena_free(&s->work);
     mka_watch_destroy(s->tiers.watch);
+    free(s->note);
     free(s->layers);
     free(s);
 }
@@ -229,6 +231,7 @@ static mka_status run_chunk(run *r, int *n, mka_error *error) {
         mka_forward(s, r->tokens + r->done, *n, between ? stop_between_layers : NULL, r))
         return cancelled(s, r->done, r->count, error);
     if (s->tiers.failed) return mka_fail(error, s->tiers.error.status, "%s", s->tiers.error.message);
+    memcpy(s->tokens + s->length, r->tokens + r->done, (size_t)*n * sizeof *s->tokens);
     s->length += *n;
     r->done += (size_t)*n;
     return MKA_OK;
@@ -279,6 +282,10 @@ int mka_session_length(const mka_session *s) {
 
 int mka_session_context(const mka_session *s) {
     return s->options.context;
+}
+
+const int *mka_session_tokens(const mka_session *s) {
+    return s->tokens;
 }
 
 mka_status mka_session_truncate(mka_session *s, int length, mka_error *error) {

@@ -2,7 +2,7 @@
  *
  * One workspace, laid out once by mka_session_layout:
  *
- *   | ops scratch | tiers | x | h | y | cosines, sines | session summaries | ( attention | gate, up | score tile ) |
+ *   | ops scratch | tiers | token ids | x | h | y | cosines, sines | session summaries | ( attention | gate, up | score tile ) |
  *
  * The three in brackets are never alive at the same time and share their place.
  */
@@ -18,6 +18,7 @@ struct mka_session {
     mka_session_options options;
     int length;
     mka_ops ops;
+    int *tokens;             /* [options.context] the timeline; -1 where there are none */
     mka_layer_state *layers; /* [model layers] */
     mka_arena work;
     float *x, *h, *y; /* [chunk][width]: the residual stream, its normalised copy, and what is added */
@@ -27,6 +28,8 @@ struct mka_session {
     float *tile;                                       /* [chunk][MKA_SCORE_TILE] */
     float *score_m, *score_z, *score_c, *score_target; /* [chunk] */
     mka_attention_scratch attention;
+    void *note; /* the caller's bytes, owned */
+    size_t note_bytes;
     uint64_t cache_reserved;
     mka_tiers_shared tiers; /* where the session is tiered */
     int tiered;             /* 1: some layer has a long-term tier */

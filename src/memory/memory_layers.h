@@ -1,0 +1,20 @@
+/* memory_layers - what mka_memory points to. */
+#ifndef MKA_MEMORY_MEMORY_LAYERS_H
+#define MKA_MEMORY_MEMORY_LAYERS_H
+
+#include "tiers.h"
+
+typedef struct mka_memory_layer {
+    mka_tiers tiers;
+    int length;
+} mka_memory_layer;
+
+struct mka_memory {
+    mka_memory_options options;
+    mka_ops ops;
+    mka_arena work;
+    mka_tiers_shared shared;
+    mka_memory_layer *layers; /* [options.layers] */
+};
+
+#endif
