@@ -39,6 +39,7 @@ typedef struct mka_kv_options {
     int queries;                   /* of one call at most; 0: 512 */
     float scale;                   /* of the scores; 0: key_dim^-0.5 */
     mka_type key_type, value_type; /* value_type is not used when shared is 1 */
+    mka_numa_mode numa;            /* where the cache lies; default MKA_NUMA_AUTO */
 } mka_kv_options;
 
 MKA_API void mka_kv_defaults(mka_kv_options *options);

@@ -37,6 +37,7 @@ typedef struct mka_memory_plan {
     int window;                    /* last tokens that are always read, at least; a multiple of 64. Default 1024 */
     mka_type key_type, value_type; /* of long-term rows: MKA_F32, MKA_F16, MKA_BF16, MKA_Q8_0 (default) or MKA_Q4_0 */
     mka_recall recall;
+    mka_numa_mode numa; /* where the memory lies. Default MKA_NUMA_AUTO */
 } mka_memory_plan;
 
 MKA_API void mka_memory_plan_defaults(mka_memory_plan *plan);
@@ -111,6 +112,9 @@ MKA_API mka_status mka_memory_save(mka_memory *memory, const char *path, mka_err
  * window, and a context that is large enough: MKA_BAD_ARGUMENT names what differs, and leaves the memory as it was, as does a
  * file that is no saved memory. MKA_BAD_FILE for a damaged region (the message names it) leaves it empty. */
 MKA_API mka_status mka_memory_load(mka_memory *memory, const char *path, mka_error *error);
+
+/* Where the memory's pages are. */
+MKA_API void mka_memory_get_numa(const mka_memory *memory, mka_numa_report *report);
 
 /* Forgets all tokens. */
 MKA_API void mka_memory_reset(mka_memory *memory);

@@ -98,6 +98,9 @@ typedef struct mka_engine_options {
     int bind;        /* 1 (default): bind threads to cores when the machine is not shared; 0: leave them to the system */
     mka_log_fn *log; /* NULL: silent */
     void *log_user;
+    uint64_t
+        nodes; /* 0 (default): all NUMA nodes with CPUs. Else bit i is node i: threads, the calling one too, are bound to these
+                  nodes' CPUs, and what is made from the engine may use these nodes' memory, those without CPUs included */
 } mka_engine_options;
 
 /* Fills options with the defaults, so that code which sets only what it needs keeps compiling when options are added. */
@@ -123,6 +126,34 @@ typedef struct mka_machine {
 } mka_machine;
 
 MKA_API void mka_engine_machine(const mka_engine *engine, mka_machine *machine);
+
+/* ---- NUMA: where caches lie ---- */
+
+typedef enum mka_numa_mode {
+    MKA_NUMA_AUTO,       /* MKA_NUMA_NODES where threads run on several nodes or nodes were named, else MKA_NUMA_OFF */
+    MKA_NUMA_OFF,        /* the system decides */
+    MKA_NUMA_INTERLEAVE, /* page by page on all nodes in turn */
+    MKA_NUMA_NODES       /* each node holds its share of the key/value heads (with fewer heads than nodes: of their tokens), and
+                            its threads read that first; only partial results cross nodes */
+} mka_numa_mode;
+
+#define MKA_NUMA_MOST 32 /* nodes that are placed on and reported */
+
+/* Where the pages of a cache are, asked of the system page by page. */
+typedef struct mka_numa_report {
+    mka_numa_mode mode; /* what is done: never MKA_NUMA_AUTO */
+    int nodes;
+    int number[MKA_NUMA_MOST];       /* of each node, as the system counts */
+    int threads[MKA_NUMA_MOST];      /* that are meant to run there */
+    uint64_t planned[MKA_NUMA_MOST]; /* bytes in memory that the plan puts there */
+    uint64_t found[MKA_NUMA_MOST];   /* bytes in memory that are there */
+    uint64_t misplaced;              /* bytes that lie on another node than planned */
+    int refused;                     /* 1: the system would not place pages; they lie where it put them */
+    int known;                       /* 0: nor would it say where they are; found and misplaced mean nothing */
+} mka_numa_report;
+
+/* What a mode means on this engine: mode, nodes, numbers and threads, before there is a cache. MKA_BAD_ARGUMENT: no such mode. */
+MKA_API mka_status mka_engine_get_numa(const mka_engine *engine, mka_numa_mode mode, mka_numa_report *report, mka_error *error);
 
 #ifdef __cplusplus
 }

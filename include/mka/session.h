@@ -33,7 +33,8 @@ typedef struct mka_session_options {
                   in blocks of 32 for a few tokens, and to bf16 for more where the CPU multiplies that fastest */
     mka_memory_mode
         memory;           /* tiers serve layers that see all tokens; those with a window, or latent ones, are kept as they are */
-    mka_memory_plan plan; /* of the tiers; key_type and value_type above are those of the local tier */
+    mka_memory_plan plan; /* of the tiers; key_type and value_type above are those of the local tier. Its numa counts for dense
+                             memory too */
     mka_mla_form mla;     /* how latent attention is computed; no effect on other models */
 } mka_session_options;
 
@@ -127,6 +128,9 @@ MKA_API mka_status mka_session_watch(mka_session *session, int compare, mka_erro
 /* What a key/value head did since the first mka_session_watch. 0 where nothing was counted: a layer without tiers, or no watch.
  */
 MKA_API int mka_session_get_head_used(const mka_session *session, int layer, int head, mka_head_used *used);
+
+/* Where the pages of the session's caches are; takes milliseconds for a large one. */
+MKA_API void mka_session_get_numa(const mka_session *session, mka_numa_report *report);
 
 /* 1 when some layer has tiers. */
 MKA_API int mka_session_is_tiered(const mka_session *session);

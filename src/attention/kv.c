@@ -5,6 +5,7 @@
 
 #include "attention.h"
 #include "base/status.h"
+#include "memory/placement.h"
 
 #define MOST_TOKENS (1 << 27)
 #define MOST_DIM    1024
@@ -13,6 +14,7 @@ struct mka_kv {
     mka_kv_options options;
     mka_ops ops;
     mka_arena work;
+    mka_placement placement;
     mka_local cache;
     int length;
 };
@@ -77,6 +79,9 @@ mka_status mka_kv_create(mka_engine *engine, const mka_kv_options *options, mka_
     if (status) goto fail;
     if (o->scale == 0) o->scale = 1.0F / sqrtf((float)o->key_dim);
     mka_ops_cpu(&kv->ops, engine);
+    status = mka_placement_plan(&kv->placement, engine->topology, mka_pool_threads(engine->pool), o->numa, error);
+    if (status) goto fail;
+    kv->ops.places = mka_placement_places(&kv->placement);
     struct mka_ops_limits limits = {.rows = o->queries,
                                     .cols = 1,
                                     .head_rows = o->heads / o->kv_heads,
@@ -92,6 +97,8 @@ mka_status mka_kv_create(mka_engine *engine, const mka_kv_options *options, mka_
     mka_local_shape shape = shape_of(o);
     status = mka_local_create(&shape, &kv->cache, error);
     if (status) goto fail;
+    mka_placement_bind(&kv->placement, &(mka_tiers){.local = kv->cache});
+    mka_placement_log(&kv->placement, engine);
     *out = kv;
     return MKA_OK;
 fail:

@@ -6,30 +6,31 @@
 #include "base/topology.h"
 
 #include "base/cgroup.h"
+#include "base/numa.h"
 #include "base/status.h"
 
 #include <errno.h>
 #include <hwloc.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <sys/utsname.h>
-#include <unistd.h>
 
 struct slot {
     int cpu;    /* the system's number */
     int second; /* 0: its core's first hardware thread, 1: the second, ... */
     int speed;  /* kind of core, larger is faster */
     int place;  /* how many cores of its node and kind come before its own */
-    int node;
+    int node;   /* the system's number */
 };
 
 struct mka_topology {
     struct slot *slots; /* [slot_count], in the order that threads take them */
     int slot_count, cores, nodes;
-    int *node_numbers; /* [nodes] the system's */
-    int quota;         /* CPUs that a container allows at once; 0: no limit */
+    mka_node *node; /* [nodes] */
+    int chosen;     /* 1: the nodes are those that were named */
+    int quota;      /* CPUs that a container allows at once; 0: no limit */
     int is_this_machine;
     size_t cache[4]; /* by level; the first unused */
 };
@@ -49,14 +50,26 @@ static int speed_of(hwloc_topology_t machine, hwloc_obj_t core) {
     return kind < 0 ? 0 : kind;
 }
 
-static int node_of(hwloc_obj_t core) {
-    int node = core->nodeset ? hwloc_bitmap_first(core->nodeset) : -1;
-    return node < 0 ? 0 : node;
+/* The node whose CPUs are the fewest: memory that several packages share is nobody's own. */
+static int node_of(hwloc_topology_t machine, hwloc_obj_t core) {
+    int best = -1, least = 0;
+    unsigned number;
+    if (!core->nodeset) return 0;
+    hwloc_bitmap_foreach_begin(number, core->nodeset) {
+        hwloc_obj_t node = hwloc_get_numanode_obj_by_os_index(machine, number);
+        int cpus = node ? hwloc_bitmap_weight(node->cpuset) : 0;
+        if (cpus > 0 && (best < 0 || cpus < least)) {
+            best = (int)number;
+            least = cpus;
+        }
+    }
+    hwloc_bitmap_foreach_end();
+    return best < 0 ? 0 : best;
 }
 
 /* All hardware threads of one core. */
 static void add_core(mka_topology *topology, hwloc_topology_t machine, hwloc_obj_t core) {
-    struct slot slot = {.speed = speed_of(machine, core), .node = node_of(core)};
+    struct slot slot = {.speed = speed_of(machine, core), .node = node_of(machine, core)};
     for (int i = 0; i < topology->slot_count; i++) {
         slot.place +=
             topology->slots[i].second == 0 && topology->slots[i].speed == slot.speed && topology->slots[i].node == slot.node;
@@ -79,6 +92,28 @@ static void add_caches(mka_topology *topology, hwloc_topology_t machine) {
     }
 }
 
+/* What hwloc tells of a node, from the firmware (HMAT) or from its own table; bandwidth in MB/s as its nearest CPUs see it. */
+static mka_node describe_node(hwloc_topology_t machine, hwloc_obj_t object) {
+    mka_node node = {.number = (int)object->os_index, .memory = object->attr->numanode.local_memory};
+    struct hwloc_location from = {.type = HWLOC_LOCATION_TYPE_CPUSET, .location.cpuset = object->cpuset};
+    hwloc_uint64_t value;
+    if (object->cpuset && !hwloc_bitmap_iszero(object->cpuset) &&
+        hwloc_memattr_get_value(machine, HWLOC_MEMATTR_ID_BANDWIDTH, object, &from, 0, &value) == 0)
+        node.bandwidth = value;
+    return node;
+}
+
+static int index_of(const mka_topology *topology, int number) {
+    for (int i = 0; i < topology->nodes; i++)
+        if (topology->node[i].number == number) return i;
+    return -1;
+}
+
+static void count_cpu(mka_topology *topology, const struct slot *slot) {
+    int node = index_of(topology, slot->node);
+    if (node >= 0) topology->node[node].cpus++;
+}
+
 static mka_status fill(mka_topology *topology, hwloc_topology_t machine, mka_error *error) {
     int cpus = hwloc_get_nbobjs_by_type(machine, HWLOC_OBJ_PU);
     int cores = hwloc_get_nbobjs_by_type(machine, HWLOC_OBJ_CORE);
@@ -87,22 +122,25 @@ static mka_status fill(mka_topology *topology, hwloc_topology_t machine, mka_err
     topology->slots = calloc((size_t)cpus, sizeof *topology->slots);
     if (!topology->slots) return mka_fail(error, MKA_NO_MEMORY, "no memory to describe %d CPUs", cpus);
     topology->nodes = nodes > 0 ? nodes : 1;
-    topology->node_numbers = calloc((size_t)topology->nodes, sizeof *topology->node_numbers);
-    if (!topology->node_numbers) return mka_fail(error, MKA_NO_MEMORY, "no memory to describe %d NUMA nodes", nodes);
+    topology->node = calloc((size_t)topology->nodes, sizeof *topology->node);
+    if (!topology->node) return mka_fail(error, MKA_NO_MEMORY, "no memory to describe %d NUMA nodes", nodes);
     for (int i = 0; i < nodes; i++)
-        topology->node_numbers[i] = (int)hwloc_get_obj_by_type(machine, HWLOC_OBJ_NUMANODE, (unsigned)i)->os_index;
+        topology->node[i] = describe_node(machine, hwloc_get_obj_by_type(machine, HWLOC_OBJ_NUMANODE, (unsigned)i));
     /* Some virtual machines tell no cores; then a CPU counts as one. */
     hwloc_obj_type_t unit = cores > 0 ? HWLOC_OBJ_CORE : HWLOC_OBJ_PU;
     for (int i = 0; i < (cores > 0 ? cores : cpus); i++) add_core(topology, machine, hwloc_get_obj_by_type(machine, unit, i));
     qsort(topology->slots, (size_t)topology->slot_count, sizeof *topology->slots, compare_slots);
+    for (int i = 0; i < topology->slot_count; i++) count_cpu(topology, &topology->slots[i]);
     add_caches(topology, machine);
     return mka_succeed(error);
 }
 
-/* Leaves out what this process's affinity forbids; hwloc itself already left out what the cgroup's cpuset does. */
+/* Leaves out what this process's affinity forbids; hwloc itself already left out what the cgroup's cpuset does. Nodes without
+ * CPUs go with the CPUs that are forbidden, and stay where none is. */
 static void restrict_to_affinity(hwloc_topology_t machine) {
     hwloc_bitmap_t allowed = hwloc_bitmap_alloc();
-    if (allowed && hwloc_get_cpubind(machine, allowed, HWLOC_CPUBIND_THREAD) == 0 && !hwloc_bitmap_iszero(allowed)) {
+    if (allowed && hwloc_get_cpubind(machine, allowed, HWLOC_CPUBIND_THREAD) == 0 && !hwloc_bitmap_iszero(allowed) &&
+        !hwloc_bitmap_isincluded(hwloc_topology_get_topology_cpuset(machine), allowed)) {
         (void)hwloc_topology_restrict(machine, allowed, HWLOC_RESTRICT_FLAG_REMOVE_CPULESS);
     }
     hwloc_bitmap_free(allowed);
@@ -146,7 +184,7 @@ done:
 void mka_topology_destroy(mka_topology *topology) {
     if (!topology) return;
     free(topology->slots);
-    free(topology->node_numbers);
+    free(topology->node);
     free(topology);
 }
 
@@ -166,18 +204,68 @@ int mka_topology_nodes(const mka_topology *topology) {
     return topology->nodes;
 }
 
-/* Memory of one node only, by the system call itself: hwloc's objects are gone by now, and libnuma would be one more library. */
+mka_node mka_topology_node(const mka_topology *topology, int index) {
+    return topology->node[index];
+}
+
+int mka_topology_node_of(const mka_topology *topology, int thread, int threads) {
+    if (thread < 0 || thread >= threads || topology->slot_count == 0) return -1;
+    return index_of(topology, topology->slots[thread % topology->slot_count].node);
+}
+
 mka_status mka_topology_place(const mka_topology *topology, void *pages, size_t bytes, int node, mka_error *error) {
-    enum { BITS = 8 * sizeof(unsigned long), MOST_NODES = 1024, BIND = 2 /* MPOL_BIND */ };
-    unsigned long mask[MOST_NODES / BITS] = {0};
     if (node < 0 || node >= topology->nodes)
         return mka_fail(error, MKA_BAD_ARGUMENT, "there is no NUMA node %d; there are %d", node, topology->nodes);
-    int number = topology->node_numbers[node];
-    if (!topology->is_this_machine || number < 0 || number >= MOST_NODES)
+    if (!topology->is_this_machine)
         return mka_fail(error, MKA_UNSUPPORTED, "memory cannot be placed on NUMA node %d: it is not of this machine", node);
-    mask[number / (int)BITS] = 1UL << number % (int)BITS;
-    if (syscall(SYS_mbind, pages, bytes, BIND, mask, (unsigned long)MOST_NODES, 0UL) == 0) return mka_succeed(error);
-    return mka_fail(error, MKA_UNSUPPORTED, "the system refuses to place memory on NUMA node %d: %s", number, strerror(errno));
+    mka_status status = mka_numa_bind(pages, bytes, MKA_POLICY_ONLY, &topology->node[node].number, 1, error);
+    return status ? status : mka_succeed(error);
+}
+
+static int named(uint64_t nodes, int number) {
+    return number >= 0 && number < 64 && (nodes >> number & 1);
+}
+
+mka_status mka_topology_choose(mka_topology *topology, uint64_t nodes, mka_error *error) {
+    int cpus = 0;
+    for (int number = 0; number < 64; number++)
+        if (named(nodes, number) && index_of(topology, number) < 0)
+            return mka_fail(error, MKA_BAD_ARGUMENT, "there is no NUMA node %d that this process may use", number);
+    for (int i = 0; i < topology->slot_count; i++) cpus += named(nodes, topology->slots[i].node);
+    if (cpus == 0) return mka_fail(error, MKA_BAD_ARGUMENT, "none of the NUMA nodes that were named has CPUs; name one that has");
+    cpus = topology->cores = 0;
+    for (int i = 0; i < topology->slot_count; i++) {
+        if (!named(nodes, topology->slots[i].node)) continue;
+        topology->slots[cpus++] = topology->slots[i];
+        topology->cores += topology->slots[i].second == 0;
+    }
+    topology->slot_count = cpus;
+    int kept = 0;
+    for (int i = 0; i < topology->nodes; i++)
+        if (named(nodes, topology->node[i].number)) topology->node[kept++] = topology->node[i];
+    topology->nodes = kept;
+    topology->chosen = 1;
+    return mka_succeed(error);
+}
+
+int mka_topology_is_chosen(const mka_topology *topology) {
+    return topology->chosen;
+}
+
+mka_status mka_topology_bind_caller(const mka_topology *topology, mka_error *error) {
+    int most = 0, failed;
+    if (!topology->is_this_machine)
+        return mka_fail(error, MKA_UNSUPPORTED, "threads cannot run on a machine that is not this one");
+    for (int i = 0; i < topology->slot_count; i++) most = topology->slots[i].cpu > most ? topology->slots[i].cpu : most;
+    size_t size = CPU_ALLOC_SIZE(most + 1);
+    cpu_set_t *set = CPU_ALLOC(most + 1);
+    if (!set) return mka_fail(error, MKA_NO_MEMORY, "no memory for a set of %d CPUs", most + 1);
+    CPU_ZERO_S(size, set);
+    for (int i = 0; i < topology->slot_count; i++) CPU_SET_S(topology->slots[i].cpu, size, set);
+    failed = sched_setaffinity(0, size, set);
+    CPU_FREE(set);
+    if (failed) return mka_fail(error, MKA_UNSUPPORTED, "the system refuses to bind threads to NUMA nodes: %s", strerror(errno));
+    return mka_succeed(error);
 }
 
 int mka_topology_is_this_machine(const mka_topology *topology) {

@@ -1,5 +1,6 @@
 /* answer - the generation loop. See answer.h. */
 #include "answer.h"
+#include "numa.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -125,6 +126,9 @@ json_t *mka_cli_answer_json(const mka_cli_answer *answer, mka_session *session) 
     json_t *memory = json_pack("{s:s, s:i, s:f, s:f, s:{s:I, s:I, s:I}}", "mode", "dense", "tokens_read",
                                mka_session_length(session), "unread_mass_estimate", 0.0, "lost_mass_bound", 0.0, "bytes_by_tier",
                                "local", (json_int_t)usage.cache_bytes, "session", (json_int_t)0, "longterm", (json_int_t)0);
+    mka_numa_report numa;
+    mka_session_get_numa(session, &numa);
+    json_object_set_new(memory, "numa", mka_cli_numa_json(&numa));
     return json_pack("{s:o, s:o, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:I}", "text",
                      mka_cli_json_text(answer->text, answer->length), "ids", mka_cli_json_ids(answer->ids, answer->count),
                      "prompt_tokens", (json_int_t)answer->prompt_tokens, "evaluated_tokens", (json_int_t)answer->evaluated,
@@ -142,6 +146,9 @@ void mka_cli_answer_statistics(const mka_cli_answer *answer, mka_session *sessio
                  answer->evaluated, rate(answer->evaluated, answer->prefill_seconds), answer->count,
                  rate(answer->decoded, answer->decode_seconds), mka_cli_size(mka_cli_peak_memory(), peak),
                  mka_cli_size(usage.cache_bytes, cache));
+    mka_numa_report numa;
+    mka_session_get_numa(session, &numa);
+    mka_cli_numa_note(&numa);
 }
 
 int mka_cli_wants_statistics(const mka_cli *cli) {

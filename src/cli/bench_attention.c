@@ -96,6 +96,7 @@ static int make_store(run *r, store *s) {
     options.value_dim = s->value_dim;
     options.shared = s->variant == MKA_CLI_MLA;
     options.context = s->context;
+    options.numa = r->bench.cli->options.plan.numa;
     options.queries = s->queries;
     options.key_type = options.value_type = (mka_type)s->type;
     for (int level = 0; level < s->levels; level++) {

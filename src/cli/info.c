@@ -1,5 +1,6 @@
 /* info - the machine as the engine sees it and, when one is named, what a model is and what its cache takes. */
 #include "commands.h"
+#include "numa.h"
 #include "setup.h"
 
 #include <mka/file.h>
@@ -77,6 +78,15 @@ static void print_machine(mka_cli *cli, const mka_machine *m) {
     mka_cli_print(cli, " (using %s)\n  threads       %d\n  devices       cpu\n", m->level, m->threads);
 }
 
+/* What --numa makes of this machine's nodes. */
+static void print_numa(mka_cli *cli, const mka_numa_report *r) {
+    mka_cli_print(cli, "  placement     %s", mka_cli_numa_name(r->mode));
+    for (int i = 0; i < r->nodes; i++)
+        mka_cli_print(cli, "%s node %d (%d thread%s)", i > 0 ? "," : ";", r->number[i], r->threads[i],
+                      r->threads[i] == 1 ? "" : "s");
+    mka_cli_print(cli, "\n");
+}
+
 static void print_model(mka_cli *cli, const mka_model *model) {
     char text[32];
     mka_model_info m;
@@ -149,6 +159,8 @@ int mka_cli_info(mka_cli *cli) {
     mka_engine *engine = NULL;
     mka_model *model = NULL;
     mka_machine machine;
+    mka_numa_report numa;
+    mka_error error = {0};
     json_t *out = NULL;
     if (cli->options.argument_count > 0) {
         if (cli->options.model != NULL) return mka_cli_usage("info", "the model is named twice, with -m and without");
@@ -156,14 +168,18 @@ int mka_cli_info(mka_cli *cli) {
     }
     int status = mka_cli_open_engine(cli, &engine);
     if (status == 0 && cli->options.model != NULL) status = mka_cli_open_model(cli, "info", engine, 0, &model);
+    if (status == 0 && mka_engine_get_numa(engine, cli->options.plan.numa, &numa, &error) != MKA_OK)
+        status = mka_cli_failure(&error, 1);
     if (status == 0) {
         mka_engine_machine(engine, &machine);
         if (cli->options.json) {
             out = json_object();
             machine_json(out, &machine);
+            json_object_set_new(out, "numa", mka_cli_numa_json(&numa));
             if (model != NULL) model_json(out, cli, model);
         } else {
             print_machine(cli, &machine);
+            print_numa(cli, &numa);
             if (model != NULL) print_model(cli, model);
         }
         if (model != NULL && cli->options.verbose > 0) status = show_file(cli, out);

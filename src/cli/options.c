@@ -29,6 +29,7 @@ typedef enum flag_kind {
     FLAG_MEMORIES,
     FLAG_PREFILL,
     FLAG_RECALL,
+    FLAG_NUMA,
     FLAG_LONGTERM,
     FLAG_LOCAL,
     FLAG_FILL,
@@ -150,6 +151,9 @@ static const flag flags[] = {
     {"--recall", NULL, "HOW", TIERED | LAYERS | WHOLE, FLAG_RECALL, AT(plan.recall), 0, 0,
      "tiered: auto (default), p=0.95 (share of the mass that is read), tokens=512 (at most), eps=0.01 (a certified bound of the "
      "mass that is lost) or dense (all)"},
+    {"--numa", NULL, "HOW", TIERED | LAYERS | WHOLE | MKA_CLI_INFO, FLAG_NUMA, AT(plan.numa), 0, 0,
+     "where caches lie: auto (default: on several NUMA nodes each holds its share of the heads, and its threads read it), off, "
+     "interleave, or nodes=0,2 (auto, with threads and memory on these nodes alone; one without CPUs takes long-term rows)"},
     {"--kv-local", NULL, "TYPE", TIERED | WHOLE, FLAG_LOCAL, 0, 0, 0, "the same as -ctk TYPE -ctv TYPE"},
     {"--kv-longterm", NULL, "TYPE", TIERED | LAYERS | WHOLE, FLAG_LONGTERM, 0, 0, 0,
      "tiered: how long-term rows are stored: f32, f16, bf16, q8 (default) or q4"},
@@ -478,6 +482,33 @@ static int set_recall(mka_cli_options *options, const char *name, const char *ty
     return 0;
 }
 
+/* auto, off, interleave, or nodes= with numbers. */
+static int set_numa(mka_cli_options *options, const char *name, const char *typed, const char *value) {
+    static const char *const words[] = {"auto", "off", "interleave", NULL};
+    static const mka_numa_mode modes[] = {MKA_NUMA_AUTO, MKA_NUMA_OFF, MKA_NUMA_INTERLEAVE};
+    options->nodes = 0;
+    options->plan.numa = MKA_NUMA_AUTO;
+    if (strncmp(value, "nodes=", 6) != 0) {
+        int index = 0;
+        while (words[index] != NULL && strcmp(words[index], value) != 0) index++;
+        if (words[index] == NULL)
+            return mka_cli_usage(name, "%s: '%s' is not auto, off, interleave or nodes=0,2 (numbers from 0 to 63)", typed, value);
+        options->plan.numa = modes[index];
+        return 0;
+    }
+    for (const char *at = value + 6;; at++) {
+        char part[8];
+        size_t length = strcspn(at, ",");
+        long long number;
+        snprintf(part, sizeof part, "%.*s", (int)(length < sizeof part ? length : sizeof part - 1), at);
+        if (!mka_cli_parse_int(part, 0, 63, &number))
+            return mka_cli_usage(name, "%s: '%s' is no NUMA node; nodes= takes numbers from 0 to 63", typed, part);
+        options->nodes |= 1ULL << number;
+        at += length;
+        if (*at == '\0') return 0;
+    }
+}
+
 static int set_device(mka_cli_options *options, const char *name, const char *value) {
     if (strcmp(value, "cpu") == 0) {
         options->device = value;
@@ -504,6 +535,8 @@ static int set_value(mka_cli_options *options, const char *name, const flag *f, 
         return set_device(options, name, value);
     case FLAG_RECALL:
         return set_recall(options, name, typed, value);
+    case FLAG_NUMA:
+        return set_numa(options, name, typed, value);
     case FLAG_NUMBERS:
     case FLAG_MEMORIES:
     case FLAG_PHASES:

@@ -51,7 +51,8 @@ typedef struct mka_cli_options {
     int mla;                  /* an mka_mla_form, or MKA_CLI_UNSET */
     int memory;               /* an mka_memory_mode, or MKA_CLI_UNSET */
     mka_memory_plan plan;
-    int color; /* an mka_cli_color */
+    unsigned long long nodes; /* --numa nodes=: a bit each; 0: all */
+    int color;                /* an mka_cli_color */
     /* bench */
     const char *shape, *kv;
     mka_cli_list threads_list, phases, variants, heads, kv_heads, head_dims, q_lens, kv_lens, kv_types, depths, memories;

@@ -11,6 +11,7 @@ int mka_cli_open_engine(mka_cli *cli, mka_engine **engine) {
     mka_engine_defaults(&options);
     options.threads = cli->options.threads;
     options.cpu = cli->options.cpu;
+    options.nodes = cli->options.nodes;
     options.log = mka_cli_log;
     options.log_user = cli;
     /* Threads and level come from flags or the environment, so a bad one is wrong usage. */

@@ -73,11 +73,16 @@ mka_status mka_memory_create(mka_engine *engine, const mka_memory_options *optio
     }
     memory->shared.plan = o->plan;
     mka_ops_cpu(&memory->ops, engine);
+    status = mka_placement_plan(&memory->placement, engine->topology, mka_pool_threads(engine->pool), o->plan.numa, error);
+    if (status) goto fail;
+    memory->ops.places = mka_placement_places(&memory->placement);
     status = lay_out(memory, error);
     mka_local_shape shape = {o->kv_heads, o->head_dim, o->head_dim, 0, o->local, o->local, o->context, o->queries};
     for (int i = 0; i < o->layers && !status; i++)
         status = mka_tiers_create(&shape, &memory->shared, &memory->layers[i].tiers, error);
     if (status) goto fail;
+    for (int i = 0; i < o->layers; i++) mka_placement_bind(&memory->placement, &memory->layers[i].tiers);
+    mka_placement_log(&memory->placement, engine);
     *out = memory;
     return MKA_OK;
 fail:
@@ -140,6 +145,11 @@ mka_status mka_memory_set_recall(mka_memory *memory, const mka_recall *recall, m
     mka_status status = mka_recall_check(recall, error);
     if (!status) memory->shared.plan.recall = *recall;
     return status;
+}
+
+void mka_memory_get_numa(const mka_memory *memory, mka_numa_report *report) {
+    mka_placement_report(&memory->placement, report);
+    for (int i = 0; i < memory->options.layers; i++) mka_placement_ask(&memory->placement, &memory->layers[i].tiers, report);
 }
 
 void mka_memory_reset(mka_memory *memory) {

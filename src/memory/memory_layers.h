@@ -2,7 +2,7 @@
 #ifndef MKA_MEMORY_MEMORY_LAYERS_H
 #define MKA_MEMORY_MEMORY_LAYERS_H
 
-#include "tiers.h"
+#include "placement.h"
 
 typedef struct mka_memory_layer {
     mka_tiers tiers;
@@ -14,6 +14,7 @@ struct mka_memory {
     mka_ops ops;
     mka_arena work;
     mka_tiers_shared shared;
+    mka_placement placement;
     mka_memory_layer *layers; /* [options.layers] */
 };
 

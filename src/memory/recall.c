@@ -126,24 +126,32 @@ void mka_recall_merge(const recall *r, size_t pair_index) {
 
 /* ---- phases ---- */
 
+/* The node that holds what an item reads. */
+static int place_of_item(const void *work, size_t item) {
+    const recall *r = work;
+    const mka_longterm *l = r->job->longterm;
+    size_t heads = (size_t)l->shape.kv_heads, pairs = (size_t)r->n * heads, token = item / pairs * SEGMENT_TOKENS;
+    return mka_places_of(r->ops->places, (int)heads, (int)(item % heads), token / mka_places_stretch(l->capacity * MKA_BLOCK));
+}
+
 /* Items of a phase are handed out one by one: they differ in length, and their results do not depend on who does them. */
-static int next_item(recall *r, int phase, size_t count, size_t *item) {
-    *item = atomic_fetch_add(&r->next[phase], 1);
-    return *item < count;
+static int next_item(recall *r, int phase, int here, size_t count, size_t *item) {
+    return mka_deal_take(&r->deal[phase], r->ops->places, here, count, place_of_item, r, item);
 }
 
 static void share(void *argument, int thread, int threads) {
     recall *r = argument;
     size_t pairs = (size_t)r->n * (size_t)r->job->longterm->shape.kv_heads, items = pairs * (size_t)r->segments, item;
     unsigned char *scratch = r->work->threads + (size_t)thread * r->work->thread_bytes;
+    int here = mka_places_here(r->ops->places, thread);
     for (size_t i = (size_t)thread; i < pairs; i += (size_t)threads) mka_recall_prepare(r, i);
     mka_pool_barrier(r->ops->pool);
-    while (next_item(r, 0, items, &item)) /* pairs of one segment follow each other: its signs stay in the cache */
+    while (next_item(r, 0, here, items, &item)) /* pairs of one segment follow each other: its signs stay in the cache */
         mka_recall_scan(r, item % pairs, (int)(item / pairs), scratch);
     mka_pool_barrier(r->ops->pool);
     for (size_t i = (size_t)thread; i < pairs; i += (size_t)threads) mka_recall_choose(r, i);
     mka_pool_barrier(r->ops->pool);
-    while (next_item(r, 1, items, &item)) mka_recall_read(r, item % pairs, (int)(item / pairs), scratch);
+    while (next_item(r, 1, here, items, &item)) mka_recall_read(r, item % pairs, (int)(item / pairs), scratch);
     mka_pool_barrier(r->ops->pool);
     for (size_t i = (size_t)thread; i < pairs; i += (size_t)threads) mka_recall_merge(r, i);
 }

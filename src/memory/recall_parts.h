@@ -53,7 +53,7 @@ typedef struct recall {
     int segments;
     atomic_int failed;
     mka_error error; /* of the first failure */
-    atomic_size_t next[3];
+    mka_deal deal[2];
 } recall;
 
 /* The estimate's threshold: a token that weighs less in every row of its group is not read. */

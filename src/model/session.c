@@ -135,9 +135,12 @@ static mka_status create_layers(mka_session *s, mka_error *error) {
         mka_status status = mka_layer_state_create(c, s->options.key_type, s->options.value_type, s->options.context,
                                                    s->options.chunk, summary, s->tiered ? &s->tiers : NULL, &s->layers[i], error);
         if (status) return status;
-        for (int j = 0; j < s->layers[i].caches; j++)
+        for (int j = 0; j < s->layers[i].caches; j++) {
             s->cache_reserved += mka_tiers_bytes(&s->layers[i].cache[j], s->options.context);
+            mka_placement_bind(&s->placement, &s->layers[i].cache[j]);
+        }
     }
+    mka_placement_log(&s->placement, s->model->engine);
     return MKA_OK;
 }
 
@@ -162,6 +165,10 @@ mka_status mka_session_create(mka_model *model, const mka_session_options *optio
     mka_ops_cpu(&s->ops, model->engine);
     s->ops.exact = s->options.exact;
     mka_status status = check_options(s, error);
+    if (!status)
+        status = mka_placement_plan(&s->placement, model->engine->topology, mka_pool_threads(model->engine->pool),
+                                    s->options.plan.numa, error);
+    s->ops.places = mka_placement_places(&s->placement);
     if (!status) mka_session_layout(s); /* measures */
     if (!status) status = check_memory(s, error);
     if (!status) status = mka_arena_reserve(&s->work, error);
@@ -320,6 +327,12 @@ void mka_session_get_usage(const mka_session *s, mka_session_usage *usage) {
 
 void mka_session_get_used(const mka_session *s, mka_used *used) {
     *used = s->tiers.used;
+}
+
+void mka_session_get_numa(const mka_session *s, mka_numa_report *report) {
+    mka_placement_report(&s->placement, report);
+    for (int i = 0; i < s->model->sizes.layers; i++)
+        for (int j = 0; j < s->layers[i].caches; j++) mka_placement_ask(&s->placement, &s->layers[i].cache[j], report);
 }
 
 int mka_session_is_tiered(const mka_session *s) {

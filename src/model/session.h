@@ -9,6 +9,7 @@
 #ifndef MKA_MODEL_SESSION_H
 #define MKA_MODEL_SESSION_H
 
+#include "memory/placement.h"
 #include "model.h"
 
 #define MKA_SCORE_TILE 1024 /* rows of the output matrix that scoring takes at once */
@@ -31,6 +32,7 @@ struct mka_session {
     void *note; /* the caller's bytes, owned */
     size_t note_bytes;
     uint64_t cache_reserved;
+    mka_placement placement;
     mka_tiers_shared tiers; /* where the session is tiered */
     int tiered;             /* 1: some layer has a long-term tier */
     int recurrent;          /* 1: some layer's state cannot be cut back */

@@ -9,7 +9,6 @@
  * Where a cache has its newest tokens in more bits, these are a second run of keys: the last split, or what a tile ends with.
  */
 #include <math.h>
-#include <stdatomic.h>
 #include <string.h>
 
 #include "ops.h"
@@ -31,7 +30,7 @@ typedef struct plan {
     mka_ops *ops;
     int group, tile, tiles, splits, split_keys;
     mka_attend_rows_fn *at_once; /* NULL: scores, softmax and mix block by block */
-    atomic_size_t next;
+    mka_deal deal;
 } plan;
 
 static int tile_queries(int group) {
@@ -321,18 +320,41 @@ static void merge_head(const plan *p, int head, unsigned char *scratch) {
     store_tile(p, &t, head);
 }
 
+/* Items in the order in which they are dealt out: those of the last queries first, as they see most keys. */
+static size_t dealt(const plan *p, size_t items, size_t taken) {
+    return p->splits == 1 ? items - 1 - taken : taken;
+}
+
+/* The node whose keys an item reads: those of its head, and where a head has several, those at its first key. */
+static int place_of_item(const void *work, size_t taken) {
+    const plan *p = work;
+    const mka_attend_job *job = p->job;
+    size_t items = (size_t)job->kv_heads * (size_t)p->tiles * (size_t)p->splits, item = dealt(p, items, taken);
+    size_t split = item % (size_t)p->splits, tile_index = item / (size_t)p->splits % (size_t)p->tiles;
+    int head = (int)(item / (size_t)p->splits / (size_t)p->tiles);
+    if (p->splits == 1) return mka_places_of(p->ops->places, job->kv_heads, head, tile_index);
+    tile t = {.queries = job->n};
+    int begin, end;
+    seen(p, &t, &begin, &end);
+    size_t token = (size_t)begin / MKA_TILE * MKA_TILE + split * (size_t)p->split_keys;
+    return mka_places_of(p->ops->places, job->kv_heads, head, token / mka_places_stretch(job->head_tiles * MKA_TILE));
+}
+
 static void attend_share(void *argument, int thread, int threads) {
     plan *p = argument;
     unsigned char *scratch = p->ops->thread_scratch + (size_t)thread * p->ops->thread_bytes;
     size_t items = (size_t)p->job->kv_heads * (size_t)p->tiles * (size_t)p->splits;
-    if (p->splits == 1) { /* threads take items as they come, those of the last queries first, as they see most keys */
-        for (size_t taken; (taken = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed)) < items;)
-            attend_item(p, items - 1 - taken, scratch);
-        return;
+    const mka_places *places = p->ops->places;
+    if (p->splits == 1 || places) {
+        int here = mka_places_here(places, thread);
+        for (size_t taken; mka_deal_take(&p->deal, places, here, items, place_of_item, p, &taken);)
+            attend_item(p, dealt(p, items, taken), scratch);
+    } else {
+        size_t begin, end; /* splits are alike, and a run of them is one stream of memory */
+        mka_share(items, 1, thread, threads, &begin, &end);
+        for (size_t item = begin; item < end; item++) attend_item(p, item, scratch);
     }
-    size_t begin, end; /* splits are alike, and a run of them is one stream of memory */
-    mka_share(items, 1, thread, threads, &begin, &end);
-    for (size_t item = begin; item < end; item++) attend_item(p, item, scratch);
+    if (p->splits == 1) return;
     mka_pool_barrier(p->ops->pool);
     for (int head = thread; head < p->job->kv_heads; head += threads) merge_head(p, head, scratch);
 }

@@ -71,6 +71,15 @@ static int *binding(const mka_topology *topology, const mka_engine_options *opti
     return cpus;
 }
 
+/* Leaves this engine the named nodes; a system that does not bind threads to them is said to. */
+static mka_status choose_nodes(mka_engine *engine, uint64_t nodes, mka_error *error) {
+    mka_error refused;
+    mka_status status = mka_topology_choose(engine->topology, nodes, error);
+    if (!status && mka_topology_bind_caller(engine->topology, &refused) != MKA_OK)
+        mka_log(engine, MKA_LOG_WARN, "threads run where the system puts them: %s", refused.message);
+    return status;
+}
+
 mka_status mka_engine_create(const mka_engine_options *options, mka_engine **out, mka_error *error) {
     mka_engine_options defaults;
     mka_engine_defaults(&defaults);
@@ -89,6 +98,7 @@ mka_status mka_engine_create(const mka_engine_options *options, mka_engine **out
     status = choose_kernels(options, &engine->kernels, error);
     if (status) goto fail;
     status = mka_topology_create(NULL, &engine->topology, error);
+    if (!status && options->nodes) status = choose_nodes(engine, options->nodes, error);
     if (status) goto fail;
     if (threads == 0) threads = mka_topology_cores(engine->topology);
     cpus = binding(engine->topology, options, threads);

@@ -8,6 +8,7 @@
 
 #include "base/arena.h"
 #include "base/pieces.h"
+#include "base/places.h"
 #include "engine.h"
 
 /* A weight W [rows][cols], stored by rows of row_bytes; y = W x. */
@@ -81,6 +82,7 @@ struct mka_ops {
     mka_engine *engine;
     const mka_kernels *kernels; /* of the engine, or of a level that a test asks for */
     mka_pool *pool;
+    const mka_places *places; /* where the heads of the caches lie, which this ops reads; NULL: no plan */
 
     /* products, each of n rows; a run of products with the same x shares its quantisation */
     void (*multiply)(mka_ops *ops, int n, int count, const mka_product *products);
