@@ -333,7 +333,7 @@ static void attend(const mka_memory_options *o, int threads, heard *log, float *
             x[i] = (float)(random >> 40) * 0x1p-22F - 2;
         }
         assert_int_equal(mka_memory_append(memory, 0, CHUNK, x, x + CHUNK * (q - kv), &error), MKA_OK);
-        int n = at + 2 * CHUNK < TOKENS ? CHUNK : 1;
+        int n = at % 4000 ? 1 : 48; /* many rows and few, long tokens or none */
         assert_int_equal(mka_memory_attend(memory, 0, n, x, y, NULL, &error), MKA_OK);
         memcpy(out + (size_t)(at / CHUNK) * q, y, q * sizeof *out);
     }
