@@ -317,7 +317,7 @@ static void test_interrupt(void **state) {
 
 static void test_info(void **state) {
     (void)state;
-    static const char *const machine[] = {"cpu_levels", "cores", "numa_nodes", "caches", "devices", NULL};
+    static const char *const machine[] = {"cpu_levels", "cores", "numa_nodes", "numa", "caches", "devices", NULL};
     static const char *const model[] = {"arch", "parameters", "quantisation", "context", "cache_bytes_per_token", NULL};
     MKA("info", "--json");
     expect(0, "");
@@ -340,11 +340,36 @@ static void test_info(void **state) {
     assert_non_null(strstr(run.out, "token_embd.weight"));
 }
 
+/* A machine of two nodes that is only described: planned, refused with one line, and the same answer. */
+static void test_numa(void **state) {
+    (void)state;
+    need_model();
+    MKA("generate", "-m", run.model, "-p", "hello", "-n", "7", "--ignore-eos", "--temp", "0", "--numa", "off", "--json");
+    expect(0, "");
+    assert_null(strstr(run.err, "caches lie"));
+    json_t *plain = json_out(), *numa = json_object_get(json_object_get(plain, "memory"), "numa");
+    assert_string_equal(json_string_value(json_object_get(numa, "mode")), "off");
+    setenv("HWLOC_SYNTHETIC", "node:2 core:1 pu:1", 1);
+    MKA("generate", "-m", run.model, "-p", "hello", "-n", "7", "--ignore-eos", "--temp", "0", "--json");
+    unsetenv("HWLOC_SYNTHETIC");
+    expect(0, "warn: caches lie where the system puts them");
+    assert_null(strstr(strstr(run.err, "caches lie") + 1, "caches lie")); /* once */
+    json_t *placed = json_out();
+    numa = json_object_get(json_object_get(placed, "memory"), "numa");
+    assert_string_equal(json_string_value(json_object_get(numa, "mode")), "nodes");
+    assert_true(json_is_true(json_object_get(numa, "refused")));
+    assert_int_equal(json_array_size(json_object_get(numa, "nodes")), 2);
+    assert_string_equal(json_string_value(json_object_get(placed, "text")), json_string_value(json_object_get(plain, "text")));
+    json_decref(placed);
+    json_decref(plain);
+}
+
 static void test_generate_json(void **state) {
     (void)state;
     static const char *const fields[] = {"text",          "ids",          "prompt_tokens", "new_tokens",
                                          "prefill_tok_s", "decode_tok_s", "memory",        NULL};
-    static const char *const memory[] = {"mode", "tokens_read", "unread_mass_estimate", "lost_mass_bound", "bytes_by_tier", NULL};
+    static const char *const memory[] = {"mode", "tokens_read", "unread_mass_estimate", "lost_mass_bound", "bytes_by_tier",
+                                         "numa", NULL};
     need_model();
     MKA("generate", "-m", run.model, "-p", "hello", "-n", "7", "--ignore-eos", "--temp", "0", "--json");
     expect(0, "");
@@ -826,6 +851,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_output_is_checked),
         cmocka_unit_test(test_closed_pipe),
         cmocka_unit_test(test_interrupt),
+        cmocka_unit_test(test_numa),
         cmocka_unit_test(test_generate_json),
         cmocka_unit_test(test_prompt_sources),
         cmocka_unit_test(test_contexts),

@@ -82,7 +82,7 @@ static void make(cache *c, uint64_t nodes, mka_numa_mode mode, int kv_heads) {
         mka_tiers_layout(&c->shared, &recall, 1, kv_heads, threads, &c->work);
         if (pass == 0) assert_int_equal(mka_arena_reserve(&c->work, &error), MKA_OK);
     }
-    mka_local_shape shape = {kv_heads, DIM, DIM, 0, MKA_F16, MKA_F16, TOKENS};
+    mka_local_shape shape = {kv_heads, DIM, DIM, 0, MKA_F16, MKA_F16, TOKENS, 1};
     assert_int_equal(mka_tiers_create(&shape, &c->shared, &c->tiers, &error), MKA_OK);
     mka_placement_bind(&c->placement, &c->tiers);
     size_t width = (size_t)kv_heads * DIM;
@@ -199,7 +199,11 @@ static void turns_spread_evenly(void **state) {
     if (c.placement.refused.status) skip();
     array list[5];
     int first = 0, rest = 0;
-    for (int i = 0, n = arrays_of(&c.tiers, list); i < n; i++) ask(list[i].start, 4 * list[i].head, with[0], &first, &rest);
+    for (int i = 0, n = arrays_of(&c.tiers, list); i < n; i++) {
+        int a = first, b = rest;
+        ask(list[i].start, 4 * list[i].head, with[0], &first, &rest);
+        print_message("%s %d %d\n", list[i].name, first - a, rest - b);
+    }
     print_message("%d pages on node %d, %d on node %d\n", first, with[0], rest, with[1]);
     assert_true(first > 100 && abs(first - rest) < (first + rest) / 20);
     unmake(&c);

@@ -232,7 +232,7 @@ static void a_heads_share_is_one_range(void **state) {
     (void)state;
     mka_topology *t = describe("node:2 core:2 pu:1");
     mka_placement p = plan_of(t, 4, MKA_NUMA_AUTO);
-    mka_local_shape shape = {3, 64, 64, 1, MKA_F16, MKA_F16, 20000};
+    mka_local_shape shape = {3, 64, 64, 1, MKA_F16, MKA_F16, 20000, 1};
     mka_tiers tiers;
     mka_error error;
     ranges r = {.count = 0};
@@ -395,6 +395,7 @@ static void this_machine_places_or_says_that_it_does_not(void **state) {
     heard log = {0};
     float *out = calloc((size_t)TOKENS / CHUNK * 6 * DIM, sizeof *out);
     assert_non_null(out);
+    o.local = MKA_Q4_0; /* which keeps its newest tokens apart */
     o.plan.numa = MKA_NUMA_NODES;
     attend(&o, 2, &log, out, &report);
     assert_int_equal(log.warnings, report.refused);

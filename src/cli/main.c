@@ -24,7 +24,8 @@ static const command commands[] = {
      "need unless -c says otherwise. Ctrl-C ends the answer and keeps what is there (exit status 130); a second one kills.\n"
      "--save-session keeps the session in a file, --load-session goes on from it, with the text of -p or -f or without any.\n"
      "--json prints one object: text, ids, prompt_tokens, new_tokens, prefill_tok_s, decode_tok_s, stop (end, length, context,\n"
-     "interrupted), memory {mode, tokens_read, unread_mass_estimate, lost_mass_bound, bytes_by_tier}, peak_bytes.\n\n"
+     "interrupted), memory {mode, tokens_read, unread_mass_estimate, lost_mass_bound, bytes_by_tier,\n"
+     "numa {mode, refused, misplaced_bytes, nodes [{node, threads, planned_bytes, found_bytes}]}}, peak_bytes.\n\n"
      "Examples:\n"
      "  mka generate -m model.gguf -p 'The capital of France is' -n 16 --temp 0\n"
      "  mka generate -m model.gguf --chat -p 'Name three rivers.'\n"
@@ -40,7 +41,8 @@ static const command commands[] = {
      "  mka chat -m model.gguf --system 'You answer in one sentence.'\n"
      "  printf 'Hello!\\nAnd who are you?\\n' | mka chat -m model.gguf --temp 0 --json\n"},
     {"info", MKA_CLI_INFO, mka_cli_info, "[MODEL]", "what this machine and a model are", 1,
-     "Shows the machine as the engine sees it and, with a model, its sizes and what a token of its cache takes.\n"
+     "Shows the machine as the engine sees it, what --numa makes of its nodes and, with a model, its sizes and what a token of\n"
+     "its cache takes.\n"
      "-v lists the metadata and the tensors of the model's file.\n\n"
      "Examples:\n"
      "  mka info\n"

@@ -97,13 +97,20 @@ typedef struct area {
     size_t capacity; /* tokens of a head, by which stretches are measured */
 } area;
 
-static int list_areas(const mka_tiers *t, area areas[5]) {
+enum { MOST_AREAS = 7 };
+
+static int list_areas(const mka_tiers *t, area areas[MOST_AREAS]) {
     const mka_local *l = &t->local;
     const mka_longterm *far = &t->longterm;
     size_t capacity = l->tiles * MKA_TILE, blocks = far->capacity * MKA_BLOCK;
     int heads = l->shape.kv_heads, count = 0;
     areas[count++] = (area){l->keys, heads, 0, l->tiles, l->key_tile, MKA_TILE, capacity};
     if (!l->shape.shared) areas[count++] = (area){l->values, heads, 0, l->tiles, l->value_tile, MKA_TILE, capacity};
+    if (l->near.keys) {
+        size_t near = l->near.tiles * MKA_TILE;
+        areas[count++] = (area){l->near.keys, heads, 0, l->near.tiles, l->near.key_tile, MKA_TILE, near};
+        areas[count++] = (area){l->near.values, heads, 0, l->near.tiles, l->near.value_tile, MKA_TILE, near};
+    }
     if (!far->scan) return count;
     areas[count++] = (area){far->scan, heads, 0, far->capacity, far->scan_block, MKA_BLOCK, blocks};
     areas[count++] = (area){far->means, heads, 0, far->mean_tiles, far->mean_tile, (size_t)MKA_TILE * MKA_MEAN, blocks};
@@ -139,7 +146,7 @@ static void walk_area(const mka_placement *p, const area *a, mka_range_fn *range
 }
 
 void mka_placement_walk(const mka_placement *p, const mka_tiers *tiers, mka_range_fn *range, void *user) {
-    area areas[5];
+    area areas[MOST_AREAS];
     int count = list_areas(tiers, areas);
     for (int i = 0; i < count; i++) walk_area(p, &areas[i], range, user);
 }
