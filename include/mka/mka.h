@@ -132,7 +132,7 @@ MKA_API void mka_engine_machine(const mka_engine *engine, mka_machine *machine);
 typedef enum mka_numa_mode {
     MKA_NUMA_AUTO,       /* MKA_NUMA_NODES where threads run on several nodes or nodes were named, else MKA_NUMA_OFF */
     MKA_NUMA_OFF,        /* the system decides */
-    MKA_NUMA_INTERLEAVE, /* page by page on all nodes in turn */
+    MKA_NUMA_INTERLEAVE, /* page by page on all nodes in turn; a huge page is one */
     MKA_NUMA_NODES       /* each node holds its share of the key/value heads (with fewer heads than nodes: of their tokens), and
                             its threads read that first; only partial results cross nodes */
 } mka_numa_mode;
