@@ -195,6 +195,143 @@ static void test_ppl_memory(void **state) {
     assert_true(fabs(nll[0] - nll[1]) < 0.05);
 }
 
+/* ---- needle ---- */
+
+static void test_needle(void **state) {
+    (void)state;
+    need_model();
+    char svg[] = "/tmp/mka-test-XXXXXX", *first = NULL;
+    int descriptor = mkstemp(svg);
+    assert_true(descriptor >= 0);
+    close(descriptor);
+    for (int i = 0; i < 2; i++) {
+        MKA("eval", "needle", "-m", run.model, "-f", run.text, "--lengths", "300,500", "--depths", "0,100", "--samples", "2",
+            "--window", "64", "-s", "5", "--json", "--svg", svg);
+        expect(0, "");
+        assert_int_equal(count_lines(), 5);
+        if (i == 0) first = strdup(run.out);
+    }
+    assert_string_equal(run.out, first); /* the same seed, the same answer */
+    free(first);
+    for (int i = 0; i < 5; i++) {
+        json_t *cell = json_line(i);
+        assert_string_equal(string(cell, "task"), "needle");
+        assert_string_equal(string(cell, "memory"), "tiered");
+        assert_true(number(cell, "score") >= 0 && number(cell, "score_dense") <= 1 && number(cell, "logprob") < 0);
+        assert_true(fabs(number(cell, "logprob") - number(cell, "logprob_dense")) < 0.5);
+        if (i < 4) assert_true(number(cell, "length") == (i % 2 ? 500 : 300) && number(cell, "depth") == (i / 2 ? 100 : 0));
+        if (i == 4) assert_true(number(json_object_get(cell, "memory_used"), "long_tokens") > 0);
+        json_decref(cell);
+    }
+    FILE *file = fopen(svg, "r");
+    assert_non_null(file);
+    read_back(file, run.err);
+    unlink(svg);
+    assert_non_null(strstr(run.err, "<svg"));
+    assert_non_null(strstr(run.err, "</svg>"));
+    MKA("eval", "needle", "-m", run.model, "-f", run.text, "--lengths", "300", "--samples", "1", "--memory", "dense");
+    expect(0, "");
+    assert_non_null(strstr(run.out, "dense   tokens"));
+    assert_null(strstr(run.out, "tiered"));
+    assert_null(strstr(run.out, "\033"));
+    MKA("eval", "needle", "-m", run.model, "-f", run.text, "--lengths", "16");
+    expect(1, "too short for this task; it needs at least");
+    MKA("eval", "needle", "-m", run.model, "-f", run.text, "--lengths", "300", "-c", "310");
+    expect(2, "do not fit in -c 310");
+    MKA("eval", "needle", "-m", run.model, "-f", run.text, "--lengths", "900000");
+    expect(1, "are too few for prompts of 900000");
+    MKA("eval", "needle", "-m", run.model, "-f", "/dev/null");
+    expect(1, "tokens of text are too few");
+    MKA("eval", "needle", "-m", run.model, "-f", run.text, "--lengths", "300", "--samples", "1", "--svg",
+        "/no-such-folder/x.svg");
+    expect(1, "cannot write /no-such-folder/x.svg: No such file");
+}
+
+/* ---- ruler ---- */
+
+static void test_ruler(void **state) {
+    (void)state;
+    need_model();
+    MKA("eval", "ruler", "-m", run.model, "-f", run.text, "--lengths", "900", "--samples", "1", "--window", "64", "--json");
+    expect(0, "");
+    assert_int_equal(count_lines(), 10);
+    for (int i = 0; i < 9; i++) {
+        json_t *row = json_line(i);
+        assert_true(string(row, "task")[0] != '\0');
+        assert_true(number(row, "length") == 900 && number(row, "samples") == 1);
+        assert_true(number(row, "score") >= 0 && number(row, "score") <= 1 && number(row, "score_dense") <= 1);
+        json_decref(row);
+    }
+    json_t *all = json_line(-1);
+    assert_true(json_is_null(json_object_get(all, "task")));
+    assert_true(number(json_object_get(all, "memory_used"), "long_tokens") > 0);
+    json_decref(all);
+    MKA("eval", "ruler", "single", "two-hop", "-m", run.model, "-f", run.text, "--lengths", "700,800", "--samples", "2");
+    expect(0, "");
+    assert_int_equal(count_lines(), 6);
+    MKA("eval", "ruler", "twohop", "-m", run.model, "-f", run.text);
+    expect(2, "did you mean two-hop?");
+    MKA("eval", "ruler", "chess", "-m", run.model, "-f", run.text);
+    expect(2, "unknown task 'chess'; one of single, multi-key");
+    MKA("eval", "ruler", "-m", run.model, "-f", run.text, "--lengths", "40");
+    expect(1, "too short for this task; it needs at least");
+}
+
+/* ---- qa ---- */
+
+/* Writes lines to a file and asks it. */
+static void ask(const char *lines, const char *context) {
+    char path[] = "/tmp/mka-test-XXXXXX";
+    int descriptor = mkstemp(path);
+    assert_true(descriptor >= 0);
+    assert_int_equal(write(descriptor, lines, strlen(lines)), strlen(lines));
+    close(descriptor);
+    MKA("eval", "qa", path, "-m", run.model, "-c", context, "-n", "8", "--json");
+    unlink(path);
+}
+
+static void test_qa(void **state) {
+    (void)state;
+    need_model();
+    ask("{\"input\": \"Where?\", \"context\": \"Here it was, and nowhere else.\", \"answers\": [\"here\", \"Here!\"], "
+        "\"length\": 6}\n\n"
+        "{\"input\": \"Who?\", \"context\": \"A cat.\", \"answers\": [\"a cat\"]}",
+        "72");
+    expect(0, "");
+    assert_int_equal(count_lines(), 3);
+    json_t *first = json_line(0), *second = json_line(1), *all = json_line(2);
+    assert_true(number(first, "line") == 1 && number(second, "line") == 3);
+    assert_true(number(first, "prompt_tokens") == 64 && number(first, "cut_tokens") > 0); /* 72 less the answer */
+    assert_true(number(first, "f1") >= 0 && number(first, "f1_dense") <= 1);
+    assert_true(number(all, "samples") == 2);
+    assert_true(fabs(number(all, "score") - (number(first, "f1") + number(second, "f1")) / 2) < 1e-6);
+    json_decref(first);
+    json_decref(second);
+    json_decref(all);
+    static const struct {
+        const char *lines, *said;
+    } bad[] = {
+        {"", "there is no question in it"},
+        {"{\"input\": \"a\", \"context\": \"b\", \"answers\": [\"c\"]}\nhello\n", "line 2 is not JSON"},
+        {"[1]\n", "line 1 is not"},
+        {"\n{\"input\": 1, \"context\": \"b\", \"answers\": [\"c\"]}\n", "line 2: field 'input'"},
+        {"{\"input\": \"a\", \"answers\": [\"c\"]}\n", "line 1: field 'context'"},
+        {"{\"input\": \"a\", \"context\": \"b\", \"answers\": \"c\"}\n", "line 1: field 'answers'"},
+        {"{\"input\": \"a\", \"context\": \"b\", \"answers\": [1]}\n", "an entry of 'answers'"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        ask(bad[i].lines, "128");
+        expect(1, bad[i].said);
+        assert_string_equal(run.out, "");
+    }
+    ask("{\"input\": \"a\", \"context\": \"b\", \"answers\": [\"c\"]}", "20");
+    expect(2, "give -c 72 or more");
+    MKA("eval", "qa", "no-such-file", "-m", run.model);
+    expect(1, "no-such-file");
+    MKA("eval", "qa", "-m", run.model);
+    expect(2, "which questions?");
+}
+
 /* ---- a text ---- */
 
 static void write_text(void) {
@@ -224,10 +361,9 @@ int main(int argc, char **argv) {
     if (access(run.model, R_OK) != 0) run.model[0] = '\0';
     write_text();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_recall),
-        cmocka_unit_test(test_recall_contracts),
-        cmocka_unit_test(test_recall_text),
-        cmocka_unit_test(test_ppl_memory),
+        cmocka_unit_test(test_recall),     cmocka_unit_test(test_recall_contracts), cmocka_unit_test(test_recall_text),
+        cmocka_unit_test(test_ppl_memory), cmocka_unit_test(test_needle),           cmocka_unit_test(test_ruler),
+        cmocka_unit_test(test_qa),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     unlink(run.text);

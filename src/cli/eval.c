@@ -18,7 +18,12 @@ int mka_eval_open(mka_eval *e, mka_cli *cli, const char *command) {
     *e = (mka_eval){.cli = cli, .command = command};
     if (cli->options.model == NULL) return mka_cli_usage(command, "which model? Give one with -m MODEL");
     if (cli->options.file == NULL) return mka_cli_usage(command, "which text? Give one with -f FILE");
-    int status = mka_cli_read_file(cli->options.file, &e->file, &e->length);
+    return mka_eval_open_file(e, cli, command, cli->options.file);
+}
+
+int mka_eval_open_file(mka_eval *e, mka_cli *cli, const char *command, const char *file) {
+    *e = (mka_eval){.cli = cli, .command = command};
+    int status = mka_cli_read_file(file, &e->file, &e->length);
     if (status == 0) status = mka_cli_open_engine(cli, &e->engine);
     if (status == 0) status = mka_cli_open_model(cli, command, e->engine, 0, &e->model);
     if (status != 0) return status;
@@ -56,6 +61,11 @@ int mka_eval_session(const mka_eval *e, mka_memory_mode memory, int context, mka
     mka_cli_session_options(e->cli, context, &options);
     options.memory = memory;
     return mka_session_create(e->model, &options, session, &error) == MKA_OK ? 0 : mka_cli_failure(&error, 1);
+}
+
+int mka_eval_context(const mka_eval *e, int usual) {
+    if (e->cli->options.context > 0) return e->cli->options.context;
+    return e->info.context > 0 && e->info.context < usual ? e->info.context : usual;
 }
 
 void mka_eval_recall_name(const mka_recall *r, char name[32]) {

@@ -35,20 +35,10 @@ typedef struct work {
 
 /* ---- comparing two predictions ---- */
 
-/* log sum exp of the logits; *top: the largest, lowest id on a tie. */
-static double normaliser(const float *logits, int count, int *top) {
-    double sum = 0;
-    *top = 0;
-    for (int i = 1; i < count; i++)
-        if (logits[i] > logits[*top]) *top = i;
-    for (int i = 0; i < count; i++) sum += exp((double)(logits[i] - logits[*top]));
-    return (double)logits[*top] + log(sum);
-}
-
 static void compare(work *w, int target) {
     const float *tiered = w->logits[0], *dense = w->logits[1];
     int count = w->e.info.vocabulary, top[2];
-    double normal[2] = {normaliser(tiered, count, &top[0]), normaliser(dense, count, &top[1])}, kl = 0;
+    double normal[2] = {mka_eval_normaliser(tiered, count, &top[0]), mka_eval_normaliser(dense, count, &top[1])}, kl = 0;
     for (int i = 0; i < count; i++) {
         double log_p = (double)dense[i] - normal[1], log_q = (double)tiered[i] - normal[0];
         if (log_p > -700) kl += exp(log_p) * (log_p - log_q);

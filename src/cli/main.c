@@ -90,6 +90,41 @@ static const command commands[] = {
      "Examples:\n"
      "  mka eval recall -m model.gguf -f book.txt -c 8192 --max-tokens 2000\n"
      "  mka eval recall -m model.gguf -f book.txt -c 16384 --recall p=0.95 --layers\n"},
+    {"eval needle", MKA_CLI_EVAL_NEEDLE, mka_cli_eval_needle, "-m MODEL -f TEXT", "find a pass key in a long text", 0,
+     "Hides five digits in the text at several depths of prompts of several lengths and asks for them. Without --memory every\n"
+     "prompt is answered by a tiered and by a dense session. The score is the share of answers that hold the key; logprob is "
+     "the\n"
+     "mean log-probability of the key's tokens.\n"
+     "--json prints one object a cell (task, memory, length, depth, samples, score, score_dense, logprob, logprob_dense) and "
+     "one\n"
+     "over all, whose length and depth are null and which adds memory_used.\n\n"
+     "Examples:\n"
+     "  mka eval needle -m model.gguf -f book.txt -c 8192 --samples 5 --svg needle.svg\n"
+     "  mka eval needle -m model.gguf -f book.txt --lengths 2000,6000 --depths 10,50,90 --recall tokens=64 --json\n"},
+    {"eval ruler", MKA_CLI_EVAL_RULER, mka_cli_eval_ruler, "-m MODEL -f TEXT [TASK...]", "tasks of many kinds in long prompts",
+     -1,
+     "Tasks (default: all): single, multi-key, multi-value, multi-query (numbers under keys, hidden in the text), variables (a "
+     "chain\n"
+     "of assignments), common-words, frequent-words (which stand most often in a list), key-value (one entry of a JSON object),\n"
+     "two-hop (one fact leads to the other). Without --memory every prompt is answered by a tiered and by a dense session. The\n"
+     "score of an answer is the share of the wanted words that it holds.\n"
+     "--json prints one object a task and length (task, memory, length, samples, score, score_dense) and one over all (task and\n"
+     "length null), which adds memory_used. -v shows every wrong answer.\n\n"
+     "Examples:\n"
+     "  mka eval ruler -m model.gguf -f book.txt -c 8192\n"
+     "  mka eval ruler single variables -m model.gguf -f book.txt --lengths 2048,8192 --samples 20 --json\n"},
+    {"eval qa", MKA_CLI_EVAL_QA, mka_cli_eval_qa, "FILE.jsonl -m MODEL", "questions about long texts, from a file", 1,
+     "FILE has one JSON object a line, as LongBench has: input (the question), context, answers (a list). A prompt that is "
+     "longer\n"
+     "than the context, less the answer, loses its middle. The answer ends with its first line. The score is LongBench's token\n"
+     "F1: lower case, without punctuation and articles, the best over the answers. Without --memory every question is answered "
+     "by\n"
+     "a tiered and by a dense session.\n"
+     "--json prints one object a question (line, prompt_tokens, cut_tokens, f1, f1_dense, answer, answer_dense) and one over "
+     "all\n"
+     "(file, task, memory, samples, score, score_dense, memory_used).\n\n"
+     "Examples:\n"
+     "  mka eval qa hotpotqa.jsonl -m model.gguf -c 8192 --samples 50\n"},
     {"bench limits", MKA_CLI_BENCH_LIMITS, mka_cli_bench_limits, "", "how fast this machine reads, copies and computes", 0,
      "Reads and copies half of each cache, and a buffer much larger than any on every NUMA node, with one thread and with all;\n"
      "computes multiply-adds of every kind that the kernels use. --json prints one object for each cache level and node: level,\n"

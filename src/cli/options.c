@@ -52,7 +52,9 @@ typedef struct flag {
 #define RUNS    (MKA_CLI_GENERATE | MKA_CLI_CHAT)
 #define SAMPLES (MKA_CLI_GENERATE | MKA_CLI_CHAT)
 #define MODELS  (MKA_CLI_GENERATE | MKA_CLI_CHAT | MKA_CLI_CHECK | EVAL)
-#define EVAL    (MKA_CLI_EVAL_PPL | MKA_CLI_EVAL_RECALL)
+#define EVAL    (MKA_CLI_EVAL_PPL | MKA_CLI_EVAL_RECALL | TASKS)
+#define TASKS   (MKA_CLI_EVAL_NEEDLE | MKA_CLI_EVAL_RULER | MKA_CLI_EVAL_QA)
+#define STREWN  (MKA_CLI_EVAL_NEEDLE | MKA_CLI_EVAL_RULER)
 #define BENCH   (MKA_CLI_BENCH_LIMITS | MKA_CLI_BENCH_ATTENTION | MKA_CLI_BENCH_MODEL)
 #define SINGLE  (MODELS | MKA_CLI_INFO | MKA_CLI_TOKENIZE)
 #define ALL     (SINGLE | BENCH)
@@ -65,13 +67,14 @@ static const flag flags[] = {
     {"-m", "--model", "MODEL", SINGLE | WHOLE, FLAG_TEXT, AT(model), 0, 0,
      "a GGUF file or a folder with config.json and *.safetensors"},
     {"-p", "--prompt", "TEXT", MKA_CLI_GENERATE | MKA_CLI_TOKENIZE, FLAG_TEXT, AT(prompt), 0, 0, "the prompt"},
-    {"-f", "--file", "FILE", MKA_CLI_GENERATE | MKA_CLI_TOKENIZE | EVAL, FLAG_TEXT, AT(file), 0, 0,
+    {"-f", "--file", "FILE", MKA_CLI_GENERATE | MKA_CLI_TOKENIZE | (EVAL & ~MKA_CLI_EVAL_QA), FLAG_TEXT, AT(file), 0, 0,
      "read the text from FILE as it is, last newline included; - is standard input"},
     {"-n", "--predict", "N", WHOLE, FLAG_INT, AT(tokens), 1, 1 << 20, "tokens that a decode row generates (default 32)"},
     {"-n", "--predict", "N", RUNS, FLAG_INT, AT(tokens), -1, INT_MAX,
      "new tokens at most; -1: until the model ends or the context is full (default: generate 256, chat 512)"},
     {"-c", "--ctx", "N", MKA_CLI_GENERATE | MKA_CLI_CHAT | EVAL, FLAG_INT, AT(context), 1, 1 << 27,
-     "context in tokens (default: generate prompt + new tokens, chat 4096, eval 2048; the model's own when that is less)"},
+     "context in tokens (default: generate prompt + new tokens, chat 4096, eval 2048, recall and qa 8192, needle and ruler 4096; "
+     "the model's own when that is less)"},
     {"--chat", NULL, NULL, MKA_CLI_GENERATE, FLAG_SET, AT(chat), 0, 0,
      "wrap the prompt as one user turn in the model's template"},
     {"--system", NULL, "TEXT", RUNS, FLAG_TEXT, AT(system), 0, 0, "system message of the conversation"},
@@ -105,7 +108,18 @@ static const flag flags[] = {
      "round the activations of quantised products as other commands do (default: float32, so that only memory differs)"},
     {"--layers", NULL, NULL, MKA_CLI_EVAL_RECALL, FLAG_SET, AT(layers), 0, 0,
      "show a line a layer and key/value head too, which --json always does"},
-    {"--skip-chars", "--offset", "N", EVAL, FLAG_LONG, AT(skip), 0, 1e15, "begin N characters into the text"},
+    {"-s", "--seed", "SEED", STREWN, FLAG_SEED, AT(sampler.seed), 0, 0,
+     "seed of the prompts, or 'random' (default 0: the same command makes the same prompts)"},
+    {"--samples", NULL, "N", MKA_CLI_EVAL_NEEDLE, FLAG_INT, AT(samples), 1, 10000, "prompts a length and depth (default 2)"},
+    {"--samples", NULL, "N", MKA_CLI_EVAL_RULER, FLAG_INT, AT(samples), 1, 10000, "prompts a task and length (default 5)"},
+    {"--samples", NULL, "N", MKA_CLI_EVAL_QA, FLAG_INT, AT(samples), 1, INT_MAX, "ask the first N questions (default: all)"},
+    {"--lengths", NULL, "LIST", STREWN, FLAG_NUMBERS, AT(lengths), 16, 1 << 27,
+     "tokens of the prompts (default: a quarter, a half and all of the context)"},
+    {"--depths", NULL, "LIST", MKA_CLI_EVAL_NEEDLE, FLAG_NUMBERS, AT(needle_depths), 0, 100,
+     "where the key stands, in percent of the text (default 0,25,50,75,100)"},
+    {"--svg", NULL, "FILE", MKA_CLI_EVAL_NEEDLE, FLAG_TEXT, AT(svg), 0, 0, "write the heat maps to FILE as a picture"},
+    {"-n", "--predict", "N", MKA_CLI_EVAL_QA, FLAG_INT, AT(tokens), 1, 4096, "tokens of an answer at most (default 32)"},
+    {"--skip-chars", "--offset", "N", EVAL & ~MKA_CLI_EVAL_QA, FLAG_LONG, AT(skip), 0, 1e15, "begin N characters into the text"},
     {"-ctk", "--cache-type-k", "TYPE", MODELS | WHOLE, FLAG_TYPE, AT(key_type), 0, 0,
      "cache type of keys: f32, f16 (default), bf16, q8 or q4"},
     {"-ctv", "--cache-type-v", "TYPE", MODELS | WHOLE, FLAG_TYPE, AT(value_type), 0, 0,
@@ -170,7 +184,7 @@ static const flag flags[] = {
     {"--cpu", NULL, "LEVEL", ALL, FLAG_TEXT, AT(cpu), 0, 0,
      "kernel level, see cpu_levels of 'mka info' (default: MKA_CPU, else the best)"},
     {"--device", NULL, "DEVICE", ALL, FLAG_DEVICE, AT(device), 0, 0, "where to compute: cpu (the only one in this version)"},
-    {"--color", NULL, "WHEN", MKA_CLI_CHAT | MKA_CLI_GENERATE | MKA_CLI_CHECK, FLAG_COLOR, AT(color), 0, 0,
+    {"--color", NULL, "WHEN", MKA_CLI_CHAT | MKA_CLI_GENERATE | MKA_CLI_CHECK | MKA_CLI_EVAL_NEEDLE, FLAG_COLOR, AT(color), 0, 0,
      "auto (default), always or never"},
     {"--json", NULL, NULL, ALL, FLAG_SET, AT(json), 0, 0, "one JSON object a line on standard output"},
     {"-v", "--verbose", NULL, ALL, FLAG_COUNT, AT(verbose), 0, 0, "say more on standard error; twice: debug"},

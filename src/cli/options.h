@@ -20,7 +20,10 @@ enum {
     MKA_CLI_BENCH_LIMITS = 64,
     MKA_CLI_BENCH_ATTENTION = 128,
     MKA_CLI_BENCH_MODEL = 256,
-    MKA_CLI_EVAL_RECALL = 512
+    MKA_CLI_EVAL_RECALL = 512,
+    MKA_CLI_EVAL_NEEDLE = 1024,
+    MKA_CLI_EVAL_RULER = 2048,
+    MKA_CLI_EVAL_QA = 4096
 };
 
 typedef enum mka_cli_color { MKA_CLI_COLOR_AUTO, MKA_CLI_COLOR_ALWAYS, MKA_CLI_COLOR_NEVER } mka_cli_color;
@@ -53,6 +56,10 @@ typedef struct mka_cli_options {
     mka_memory_plan plan;
     unsigned long long nodes; /* --numa nodes=: a bit each; 0: all */
     int color;                /* an mka_cli_color */
+    /* eval needle, ruler, qa */
+    const char *svg;
+    mka_cli_list lengths, needle_depths;
+    int samples; /* 0: the command's default */
     /* bench */
     const char *shape, *kv;
     mka_cli_list threads_list, phases, variants, heads, kv_heads, head_dims, q_lens, kv_lens, kv_types, depths, memories;
