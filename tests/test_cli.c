@@ -526,6 +526,27 @@ static void test_saved_sessions(void **state) {
     unlink(file);
 }
 
+static void test_limited_ram(void **state) {
+    (void)state;
+    need_model();
+    MKA("generate", "-m", run.model, "-p", "hello", "--ram", "8Q");
+    expect(2, "--ram: '8Q' is not a number of bytes, such as 512M or 8G");
+    MKA("generate", "-m", run.model, "-p", "hello", "--ram", "0");
+    expect(2, "is not a number of bytes");
+    MKA("generate", "-m", run.model, "-p", "hello", "-n", "4", "-c", "64", "--spill", "/tmp");
+    expect(2, "needs a limit of RAM");
+    MKA("generate", "-m", run.model, "-p", "hello", "-n", "4", "-c", "64", "--ram", "1K");
+    expect(2, "1,024 bytes of RAM is too little");
+    MKA("generate", "-m", run.model, "-p", "hello", "-n", "4", "-c", "64", "--ram", "0.5G");
+    expect(0, "");
+    MKA("generate", "-m", run.model, "-p", "hello", "-n", "4", "-c", "4000000", "--memory", "tiered", "--ram", "10M", "--spill",
+        "/no");
+    expect(2, "this context needs at least");
+    MKA("generate", "-m", run.model, "-p", "hello", "-n", "4", "-c", "4000000", "--memory", "tiered", "--ram", "2G", "--spill",
+        "/no");
+    if (run.status != 0) expect(1, "no spill file can be made in /no");
+}
+
 static void test_eval(void **state) {
     (void)state;
     static const char *const fields[] = {"file", "tokens", "ppl", "nll", "stderr", NULL};
@@ -861,6 +882,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_contexts),
         cmocka_unit_test(test_chat),
         cmocka_unit_test(test_saved_sessions),
+        cmocka_unit_test(test_limited_ram),
         cmocka_unit_test(test_eval),
         cmocka_unit_test(test_bench_limits),
         cmocka_unit_test(test_bench_attention),

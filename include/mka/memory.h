@@ -38,6 +38,9 @@ typedef struct mka_memory_plan {
     mka_type key_type, value_type; /* of long-term rows: MKA_F32, MKA_F16, MKA_BF16, MKA_Q8_0 (default) or MKA_Q4_0 */
     mka_recall recall;
     mka_numa_mode numa; /* where the memory lies. Default MKA_NUMA_AUTO */
+    uint64_t ram;       /* bytes that keys, values, their index and the workspace may take in RAM; 0: no limit */
+    const char *spill;  /* folder of a file without a name for long-term rows that do not fit into ram; NULL: none. Borrowed while
+                           the session or memory is made */
 } mka_memory_plan;
 
 MKA_API void mka_memory_plan_defaults(mka_memory_plan *plan);
@@ -52,6 +55,7 @@ typedef struct mka_used {
     uint64_t mean_bytes;             /* L2 */
     uint64_t scan_bytes;             /* L3: signs and factors */
     uint64_t key_bytes, value_bytes; /* L3: rows */
+    uint64_t spill_bytes;            /* of these, and of their neighbours in the block: read from the spill file */
     double unread_mass; /* sum over pairs: the share of the softmax that was estimated or, if certified, left out; the
                            mean over the head's queries */
     double lost_bound;  /* certified: the largest share that can have been left out */
@@ -93,7 +97,8 @@ MKA_API mka_status mka_memory_append(mka_memory *memory, int layer, int n, const
 
 /* Attention of n queries that stand at the last n of the layer's tokens (causal among themselves): queries, out: float
  * [n][heads][head_dim]; out overlaps nothing. used (may be NULL) is added to. Tokens that left the window are moved to the
- * long-term tier here. Never allocates. */
+ * long-term tier here. Never allocates. MKA_IO: rows could not be written to or read from the spill file; nothing is lost, and
+ * the call can be made again. */
 MKA_API mka_status mka_memory_attend(mka_memory *memory, int layer, int n, const float *queries, float *out, mka_used *used,
                                      mka_error *error);
 

@@ -95,6 +95,11 @@ void mka_pages_unmap(void *pages, size_t bytes) {
     munmap(pages, (bytes + page - 1) / page * page);
 }
 
+void mka_pages_small(void *pages, size_t bytes) {
+    size_t page = page_size();
+    (void)madvise(pages, (bytes + page - 1) / page * page, MADV_NOHUGEPAGE);
+}
+
 void mka_pages_discard(void *start, size_t bytes) {
     size_t page = page_size();
     uintptr_t begin = (uintptr_t)start, end = begin + bytes;

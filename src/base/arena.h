@@ -27,6 +27,8 @@ void mka_arena_free(mka_arena *arena);
 /* Zeroed pages that take no memory until they are touched. NULL on failure. bytes > 0; unmap takes the same bytes. */
 void *mka_pages_map(size_t bytes);
 void mka_pages_unmap(void *pages, size_t bytes);
+/* Keeps huge pages out of pages that are not touched yet, where memory is counted and only parts of the area will be used. */
+void mka_pages_small(void *pages, size_t bytes);
 /* Returns the memory behind whole pages within [start, start + bytes) to the system; they read as zero again. */
 void mka_pages_discard(void *start, size_t bytes);
 

@@ -18,6 +18,7 @@ typedef enum flag_kind {
     FLAG_TEXT,
     FLAG_INT,
     FLAG_LONG,
+    FLAG_BYTES,
     FLAG_REAL,
     FLAG_SEED,
     FLAG_TYPE,
@@ -171,6 +172,10 @@ static const flag flags[] = {
     {"--kv-local", NULL, "TYPE", TIERED | WHOLE, FLAG_LOCAL, 0, 0, 0, "the same as -ctk TYPE -ctv TYPE"},
     {"--kv-longterm", NULL, "TYPE", TIERED | LAYERS | WHOLE, FLAG_LONGTERM, 0, 0, 0,
      "tiered: how long-term rows are stored: f32, f16, bf16, q8 (default) or q4"},
+    {"--ram", NULL, "BYTES", TIERED | WHOLE, FLAG_BYTES, AT(plan.ram), 1, 1e18,
+     "most memory that keys, values and workspace may take, e.g. 512M or 8G (default: no limit; the weights are not counted)"},
+    {"--spill", NULL, "DIR", TIERED | WHOLE, FLAG_TEXT, AT(plan.spill), 0, 0,
+     "tiered: folder of a nameless file for long-term memory that --ram has no room for"},
     {"--load-session", NULL, "FILE", RUNS, FLAG_TEXT, AT(load_session), 0, 0,
      "go on from a saved session: its tokens are not evaluated again; cache types, window and kind of memory are the file's"},
     {"--save-session", NULL, "FILE", RUNS, FLAG_TEXT, AT(save_session), 0, 0,
@@ -323,6 +328,21 @@ static int set_number(mka_cli_options *options, const char *name, const flag *f,
     } else {
         *(int *)field = (int)whole;
     }
+    return 0;
+}
+
+/* A number of bytes, or of K, M, G or T of them in powers of 1024. */
+static int set_bytes(mka_cli_options *options, const char *name, const flag *f, const char *typed, const char *value) {
+    static const char units[] = "KMGT";
+    char *end = NULL;
+    double real = strtod(value, &end);
+    const char *unit = *end != '\0' ? strchr(units, *end) : NULL;
+    int shift = unit != NULL ? 10 * ((int)(unit - units) + 1) : 0;
+    real *= (double)(1ULL << shift);
+    if (value[strspn(value, "0123456789.")] != *end || end == value || (*end != '\0' && (unit == NULL || end[1] != '\0')) ||
+        !(real >= f->min && real <= f->max))
+        return mka_cli_usage(name, "%s: '%s' is not a number of bytes, such as 512M or 8G", typed, value);
+    *(uint64_t *)(void *)((char *)options + f->offset) = (uint64_t)real;
     return 0;
 }
 
@@ -539,6 +559,8 @@ static int set_value(mka_cli_options *options, const char *name, const flag *f, 
     case FLAG_TEXT:
         *(const char **)((char *)options + f->offset) = value;
         return 0;
+    case FLAG_BYTES:
+        return set_bytes(options, name, f, typed, value);
     case FLAG_INT:
     case FLAG_LONG:
     case FLAG_REAL:

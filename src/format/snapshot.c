@@ -33,8 +33,15 @@ static size_t padded(size_t bytes) {
     return (bytes + MKA_ALIGN - 1) / MKA_ALIGN * MKA_ALIGN;
 }
 
-static size_t piece_count(size_t bytes) {
-    return (padded(bytes) + PIECE - 1) / PIECE;
+/* Borrowed runs stay whole: two threads that each fill a half would give back two half records. */
+static size_t piece_bytes(const mka_region *r) {
+    if (r->base) return PIECE;
+    return r->run < PIECE ? PIECE / r->run * r->run : r->run;
+}
+
+static size_t piece_count(const mka_region *r, size_t bytes) {
+    size_t piece = piece_bytes(r);
+    return bytes / piece + (bytes % piece != 0);
 }
 
 mka_region mka_region_of(const char *name, const void *bytes, size_t size) {
@@ -92,7 +99,8 @@ static mka_status move_run(const transfer *t, const mka_region *r, size_t at, si
 static mka_status move_piece(const transfer *t, size_t region, size_t piece, mka_error *error) {
     const mka_region *r = &t->regions[region];
     const mka_snapshot_entry *e = &t->entries[region];
-    size_t begin = piece * PIECE, bytes = (size_t)e->bytes, end = begin + PIECE < bytes ? begin + PIECE : bytes, moved;
+    size_t most = piece_bytes(r), begin = piece * most, bytes = (size_t)e->bytes, moved,
+           end = most < bytes - begin ? begin + most : bytes;
     XXH3_state_t hash;
     XXH3_64bits_reset(&hash);
     for (size_t at = begin; at < end; at += moved) {
@@ -131,12 +139,13 @@ static uint64_t region_sum(const transfer *t, size_t region) {
 /* Moves all regions and leaves their sums in hashes; the caller frees firsts. */
 static mka_status move_all(transfer *t, mka_pool *pool, mka_error *error) {
     size_t pieces = 0;
-    for (size_t i = 0; i < t->count; i++) pieces += piece_count((size_t)t->entries[i].bytes);
+    for (size_t i = 0; i < t->count; i++) pieces += piece_count(&t->regions[i], (size_t)t->entries[i].bytes);
     t->firsts = malloc((t->count + 1) * sizeof *t->firsts + pieces * sizeof *t->hashes);
     if (!t->firsts) return mka_fail(error, MKA_NO_MEMORY, "%s: no memory for its %zu regions", t->name, t->count);
     t->hashes = (uint64_t *)(void *)(t->firsts + t->count + 1);
     t->firsts[0] = 0;
-    for (size_t i = 0; i < t->count; i++) t->firsts[i + 1] = t->firsts[i] + piece_count((size_t)t->entries[i].bytes);
+    for (size_t i = 0; i < t->count; i++)
+        t->firsts[i + 1] = t->firsts[i] + piece_count(&t->regions[i], (size_t)t->entries[i].bytes);
     if (pool)
         mka_pool_run(pool, transfer_share, t);
     else

@@ -2,7 +2,7 @@
  *
  *   | header, 64 | table: 64 a region | region | region | ...      regions at multiples of 64, so that they can be mapped
  *
- * Every region has an XXH3 checksum (over those of its pieces of 1 MiB, so that threads share it out, padding included), the
+ * Every region has an XXH3 checksum (over those of its pieces of up to 1 MiB, so that threads share it out, padding included), the
  * table another, the header its own. Numbers are as the machine has them; a mark tells a file of the other byte order.
  *
  *   save  PATH.partial (locked) -> regions -> table, header -> fsync -> rename -> fsync of the folder

@@ -19,7 +19,7 @@ size_t mka_longterm_row_bytes(const mka_longterm_shape *s) {
     return (size_t)s->kv_heads * (mka_row_bytes(s->key_type, s->key_dim) + mka_row_bytes(s->value_type, s->value_dim));
 }
 
-mka_status mka_longterm_create(const mka_longterm_shape *shape, mka_longterm *l, mka_error *error) {
+mka_status mka_longterm_create(const mka_longterm_shape *shape, mka_spill *spill, mka_longterm *l, mka_error *error) {
     *l = (mka_longterm){.shape = *shape,
                         .key_row = mka_row_bytes(shape->key_type, shape->key_dim),
                         .value_row = mka_row_bytes(shape->value_type, shape->value_dim),
@@ -42,7 +42,8 @@ mka_status mka_longterm_create(const mka_longterm_shape *shape, mka_longterm *l,
     }
     l->means = l->scan + scan;
     l->bound = l->centre + heads * (size_t)shape->key_dim;
-    mka_status status = mka_records_create(MKA_BLOCK * (l->key_row + l->value_row), heads * l->capacity, &l->records, error);
+    mka_status status =
+        mka_records_create(MKA_BLOCK * (l->key_row + l->value_row), heads * l->capacity, spill, &l->records, error);
     if (status) mka_longterm_destroy(l);
     return status;
 }
@@ -90,7 +91,8 @@ static void close_values(mka_longterm *l, const mka_kernels *kernels, int head, 
 mka_status mka_longterm_close(mka_longterm *l, const mka_kernels *kernels, int head, int block, float *keys, const float *values,
                               mka_error *error) {
     size_t index = mka_longterm_record(l, head, block);
-    unsigned char *rows = mka_records_put(&l->records, index);
+    unsigned char *rows = mka_records_put(&l->records, index, error);
+    if (!rows) return error->status;
     close_keys(l, kernels, head, block, keys, rows);
     close_values(l, kernels, head, block, values, rows + MKA_BLOCK * l->key_row);
     return mka_records_commit(&l->records, index, error);

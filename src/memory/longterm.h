@@ -37,8 +37,8 @@ typedef struct mka_longterm {
 size_t mka_longterm_index_bytes(const mka_longterm_shape *shape);
 size_t mka_longterm_row_bytes(const mka_longterm_shape *shape);
 
-/* Reserves the pages. On failure longterm is all zero. */
-mka_status mka_longterm_create(const mka_longterm_shape *shape, mka_longterm *longterm, mka_error *error);
+/* Reserves the pages; records go to spill unless that is NULL. On failure longterm is all zero. */
+mka_status mka_longterm_create(const mka_longterm_shape *shape, mka_spill *spill, mka_longterm *longterm, mka_error *error);
 void mka_longterm_destroy(mka_longterm *longterm);
 
 /* Closes one block: keys [64][key_dim] as they were appended, values [64][value_dim], of one head. Not counted until

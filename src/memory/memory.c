@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "base/status.h"
+#include "budget.h"
 #include "memory_layers.h"
 
 #define MOST_TOKENS (1 << 27)
@@ -34,6 +35,22 @@ static mka_status check(const mka_memory_options *o, mka_error *error) {
     return mka_memory_plan_check(&o->plan, error);
 }
 
+static mka_local_shape local_shape(const mka_memory_options *o) {
+    return (mka_local_shape){o->kv_heads, o->head_dim, o->head_dim, 0, o->local, o->local, o->context, o->queries};
+}
+
+/* The limit of RAM and the spill file, once the workspace is measured. */
+static mka_status open_budget(mka_memory *memory, mka_error *error) {
+    mka_memory_options *o = &memory->options;
+    mka_local_shape shape = local_shape(o);
+    mka_budget budget = {.fixed = 0};
+    for (int i = 0; i < o->layers; i++) mka_budget_add(&budget, &shape, &o->plan, 1);
+    mka_status status =
+        mka_budget_open(&budget, &o->plan, memory->work.used, mka_pool_threads(memory->ops.pool), &memory->shared.spill, error);
+    o->plan.spill = memory->shared.plan.spill = NULL; /* the caller's */
+    return status;
+}
+
 static mka_status lay_out(mka_memory *memory, mka_error *error) {
     const mka_memory_options *o = &memory->options;
     struct mka_ops_limits limits = {.rows = o->queries,
@@ -48,7 +65,8 @@ static mka_status lay_out(mka_memory *memory, mka_error *error) {
         mka_ops_layout(&memory->ops, &limits, &memory->work);
         mka_tiers_layout(&memory->shared, &recall, o->queries, o->heads, mka_pool_threads(memory->ops.pool), &memory->work);
         if (pass == 0) {
-            mka_status status = mka_arena_reserve(&memory->work, error);
+            mka_status status = open_budget(memory, error);
+            if (!status) status = mka_arena_reserve(&memory->work, error);
             if (status) return status;
         }
     }
@@ -77,7 +95,7 @@ mka_status mka_memory_create(mka_engine *engine, const mka_memory_options *optio
     if (status) goto fail;
     memory->ops.places = mka_placement_places(&memory->placement);
     status = lay_out(memory, error);
-    mka_local_shape shape = {o->kv_heads, o->head_dim, o->head_dim, 0, o->local, o->local, o->context, o->queries};
+    mka_local_shape shape = local_shape(o);
     for (int i = 0; i < o->layers && !status; i++)
         status = mka_tiers_create(&shape, &memory->shared, &memory->layers[i].tiers, error);
     if (status) goto fail;
@@ -93,6 +111,7 @@ fail:
 void mka_memory_destroy(mka_memory *memory) {
     if (!memory) return;
     for (int i = 0; memory->layers && i < memory->options.layers; i++) mka_tiers_destroy(&memory->layers[i].tiers);
+    mka_spill_destroy(memory->shared.spill);
     free(memory->layers);
     mka_arena_free(&memory->work);
     free(memory);
@@ -129,11 +148,11 @@ mka_status mka_memory_attend(mka_memory *memory, int index, int n, const float *
                         l->length, o->queries);
     mka_attend_job job = {.n = n, .first = l->length - n, .heads = o->heads, .scale = o->scale, .q = queries, .out = out};
     memory->shared.used = used ? *used : (mka_used){.queries = 0};
+    uint64_t before = memory->shared.spill ? mka_spill_bytes_read(memory->shared.spill) : 0;
     mka_tiers_attend(&l->tiers, &memory->ops, &job);
+    if (memory->shared.spill) memory->shared.used.spill_bytes += mka_spill_bytes_read(memory->shared.spill) - before;
     if (used) *used = memory->shared.used;
-    if (!memory->shared.failed) return MKA_OK;
-    memory->shared.failed = 0;
-    return mka_fail(error, memory->shared.error.status, "%s", memory->shared.error.message);
+    return mka_tiers_failure(&memory->shared, error);
 }
 
 int mka_memory_length(const mka_memory *memory, int index) {

@@ -114,7 +114,8 @@ static int list_areas(const mka_tiers *t, area areas[MOST_AREAS]) {
     if (!far->scan) return count;
     areas[count++] = (area){far->scan, heads, 0, far->capacity, far->scan_block, MKA_BLOCK, blocks};
     areas[count++] = (area){far->means, heads, 0, far->mean_tiles, far->mean_tile, (size_t)MKA_TILE * MKA_MEAN, blocks};
-    areas[count++] = (area){far->records.pages, heads, 1, far->capacity, far->records.bytes, MKA_BLOCK, blocks};
+    if (far->records.pages) /* a spill file's cache belongs to all heads */
+        areas[count++] = (area){far->records.pages, heads, 1, far->capacity, far->records.bytes, MKA_BLOCK, blocks};
     return count;
 }
 

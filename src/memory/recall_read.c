@@ -35,6 +35,7 @@ static void fail(recall *r, const mka_error *error) {
 /* The tokens' records, pinned until release_batch. Neighbours share theirs. Returns 0 on failure. */
 static int pin_batch(reader *d) {
     mka_longterm *l = d->r->job->longterm;
+    for (int n = 0; n < d->count; n++) mka_records_ask(&l->records, mka_longterm_record(l, d->p->head, d->tokens[n] / MKA_BLOCK));
     for (int n = 0; n < d->count; n++) {
         int block = d->tokens[n] / MKA_BLOCK;
         mka_error error;

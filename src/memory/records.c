@@ -3,9 +3,14 @@
 
 #include "base/status.h"
 
-mka_status mka_records_create(size_t bytes, size_t count, mka_records *records, mka_error *error) {
+mka_status mka_records_create(size_t bytes, size_t count, mka_spill *spill, mka_records *records, mka_error *error) {
     *records = (mka_records){.bytes = (bytes + MKA_ALIGN - 1) / MKA_ALIGN * MKA_ALIGN, .count = count};
     size_t all;
+    if (spill) {
+        mka_status status = mka_spill_add(spill, records->bytes, count, &records->part, error);
+        if (status) *records = (mka_records){.pages = NULL};
+        return status;
+    }
     if (mka_size_mul(records->bytes, count, &all)) records->pages = mka_pages_map(all ? all : 1);
     if (records->pages) return MKA_OK;
     *records = (mka_records){.pages = NULL};
@@ -15,30 +20,29 @@ mka_status mka_records_create(size_t bytes, size_t count, mka_records *records, 
 void mka_records_destroy(mka_records *records) {
     size_t all = records->bytes * records->count;
     if (records->pages) mka_pages_unmap(records->pages, all ? all : 1);
+    mka_spill_remove(&records->part);
     *records = (mka_records){.pages = NULL};
 }
 
-unsigned char *mka_records_put(mka_records *records, size_t index) {
-    return records->pages + index * records->bytes;
+unsigned char *mka_records_put(mka_records *records, size_t index, mka_error *error) {
+    return records->pages ? records->pages + index * records->bytes : mka_spill_put(&records->part, index, error);
 }
 
 mka_status mka_records_commit(mka_records *records, size_t index, mka_error *error) {
-    (void)records;
-    (void)index;
-    (void)error;
-    return MKA_OK;
+    return records->pages ? MKA_OK : mka_spill_commit(&records->part, index, error);
 }
 
 const unsigned char *mka_records_get(mka_records *records, size_t index, mka_error *error) {
-    (void)error;
-    return records->pages + index * records->bytes;
+    return records->pages ? records->pages + index * records->bytes : mka_spill_get(&records->part, index, error);
 }
 
 void mka_records_release(mka_records *records, size_t index) {
-    (void)records;
-    (void)index;
+    if (!records->pages) mka_spill_release(&records->part, index);
 }
 
 void mka_records_forget(mka_records *records, size_t from, size_t count) {
-    mka_pages_discard(records->pages + from * records->bytes, count * records->bytes);
+    if (records->pages)
+        mka_pages_discard(records->pages + from * records->bytes, count * records->bytes);
+    else
+        mka_spill_forget(&records->part, from, count);
 }

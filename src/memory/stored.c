@@ -42,8 +42,8 @@ static void add_near(list *l, mka_near *near, int length) {
 static mka_status borrow_row(void *owner, size_t index, int writing, unsigned char **bytes, mka_error *error) {
     mka_longterm *t = owner;
     size_t blocks = (size_t)t->blocks, record = mka_longterm_record(t, (int)(index / blocks), (int)(index % blocks));
-    *bytes =
-        writing ? mka_records_put(&t->records, record) : (unsigned char *)(uintptr_t)mka_records_get(&t->records, record, error);
+    *bytes = writing ? mka_records_put(&t->records, record, error)
+                     : (unsigned char *)(uintptr_t)mka_records_get(&t->records, record, error);
     return *bytes ? MKA_OK : error->status;
 }
 

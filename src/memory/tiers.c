@@ -8,7 +8,7 @@
 #include "base/status.h"
 #include "watch.h"
 
-enum { MOST_HEAD_DIM = 256, MOST_ROWS = 64, KEEP = 1024, LEAST_FORGOTTEN = 2048 };
+enum { MOST_HEAD_DIM = 256, MOST_ROWS = 64 };
 
 /* Where codes stop being of use: typical error of a score, in nats, that the rows' rounding and the signs leave. A model's own
  * noise in bf16 is about 0.05, and recall still works with signs off by 3. */
@@ -54,7 +54,11 @@ mka_status mka_tiers_create(const mka_local_shape *shape, mka_tiers_shared *shar
                               .key_type = shared->plan.key_type,
                               .value_type = shared->plan.value_type,
                               .capacity = shape->capacity};
-    status = mka_longterm_create(&far, &t->longterm, error);
+    status = mka_longterm_create(&far, shared->spill, &t->longterm, error);
+    if (!status && shared->plan.ram) { /* every head has a part of its own, of which a whole huge page would be taken */
+        mka_pages_small(t->local.keys, t->local.bytes);
+        mka_pages_small(t->longterm.scan, t->longterm.bytes);
+    }
     if (status) mka_tiers_destroy(t);
     return status;
 }
@@ -64,6 +68,20 @@ void mka_tiers_destroy(mka_tiers *t) {
     mka_longterm_destroy(&t->longterm);
     free(t->heads);
     *t = (mka_tiers){.shared = NULL};
+}
+
+/* ---- failures ---- */
+
+/* Of several threads' failures the first is kept. */
+static void note_failure(mka_tiers_shared *s, const mka_error *error) {
+    int none = 0;
+    if (atomic_compare_exchange_strong(&s->failed, &none, 1)) s->error = *error;
+}
+
+mka_status mka_tiers_failure(mka_tiers_shared *s, mka_error *error) {
+    if (!atomic_load(&s->failed)) return MKA_OK;
+    atomic_store(&s->failed, 0);
+    return mka_fail(error, s->error.status, "%s", s->error.message);
 }
 
 /* ---- closing ---- */
@@ -83,8 +101,7 @@ static int edge(const mka_tiers *t, int blocks) {
 typedef struct close_task {
     mka_tiers *tiers;
     mka_ops *ops;
-    int from, to;      /* blocks */
-    mka_error *errors; /* unused where nothing fails */
+    int from, to; /* blocks */
 } close_task;
 
 static void close_share(void *argument, int thread, int threads) {
@@ -100,10 +117,9 @@ static void close_share(void *argument, int thread, int threads) {
                 mka_local_value(&t->local, head, edge(t, block) + i, values + (size_t)i * (size_t)s->value_dim);
             }
             mka_error error;
-            if (mka_longterm_close(&t->longterm, c->ops->kernels, head, block, keys, values, &error) != MKA_OK) {
-                if (head == 0 || !t->shared->failed) t->shared->error = error;
-                t->shared->failed = 1;
-            }
+            if (atomic_load(&t->shared->failed)) return;
+            if (mka_longterm_close(&t->longterm, c->ops->kernels, head, block, keys, values, &error) != MKA_OK)
+                note_failure(t->shared, &error);
         }
     }
 }
@@ -157,8 +173,8 @@ static void judge(mka_tiers *t, const mka_ops *ops, const mka_attend_job *job, c
 }
 
 static void forget(mka_tiers *t, int blocks) {
-    int to = edge(t, blocks) - KEEP;
-    if (to - t->forgotten < LEAST_FORGOTTEN) return;
+    int to = edge(t, blocks) - MKA_FORGET_KEEP - mka_pad(t->local.shape.queries, MKA_BLOCK); /* a pass may be taken back */
+    if (to - t->forgotten < MKA_FORGET_LEAST) return;
     mka_local_forget(&t->local, t->shared->plan.sinks, to);
     t->forgotten = to;
 }
@@ -167,6 +183,7 @@ static void close_blocks(mka_tiers *t, mka_ops *ops, int blocks) {
     if (blocks <= t->longterm.blocks) return;
     close_task task = {.tiers = t, .ops = ops, .from = t->longterm.blocks, .to = blocks};
     mka_pool_run(ops->pool, close_share, &task);
+    if (atomic_load(&t->shared->failed)) return; /* the tokens stay local; closing them is tried again when it comes to them */
     mka_longterm_count(&t->longterm, blocks);
     forget(t, blocks);
 }
@@ -223,7 +240,7 @@ static void attend_group(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, 
     mka_error error;
     if (t->heads) mka_watch_begin(s->watch, &recall);
     uint64_t far = s->used.scan_bytes + s->used.mean_bytes + s->used.key_bytes + s->used.value_bytes;
-    if (mka_recall_run(&s->work, ops, &recall, &error) != MKA_OK && !s->failed) s->failed = 1, s->error = error;
+    if (mka_recall_run(&s->work, ops, &recall, &error) != MKA_OK) note_failure(s, &error);
     ops->cache_bytes += s->used.scan_bytes + s->used.mean_bytes + s->used.key_bytes + s->used.value_bytes - far;
     if (t->heads) mka_watch_compare(s->watch, &s->work, ops, &recall);
 }
@@ -253,6 +270,7 @@ void mka_tiers_attend(mka_tiers *t, mka_ops *ops, const mka_attend_job *job) {
         run.out = job->out + row * (size_t)t->local.shape.value_dim;
         if (blocks) {
             close_blocks(t, ops, blocks);
+            if (atomic_load(&t->shared->failed)) return;
             attend_group(t, ops, &run, blocks);
         } else {
             attend_all(t, ops, &run);

@@ -28,8 +28,9 @@ typedef struct mka_tiers_shared {
     float *m, *z;         /* [queries of a call][heads] running state of attention */
     float *keys, *values; /* [kv_heads][64][dim] a block on its way from one tier to the other */
     mka_used used;
-    int failed; /* 1: a tier could not be written or read; error says why, and results mean nothing */
-    mka_error error;
+    mka_spill *spill;        /* NULL: rows stay in memory */
+    atomic_int failed;       /* not 0: a tier could not be written or read; error says why, and results mean nothing */
+    mka_error error;         /* of the first failure; to be read when the threads are done */
     struct mka_watch *watch; /* NULL: nobody watches (watch.h) */
 } mka_tiers_shared;
 
@@ -43,12 +44,18 @@ typedef struct mka_tiers {
     mka_head_used *heads;     /* NULL, or [kv_heads] while somebody watches; owned */
 } mka_tiers;
 
+/* How much of the local tier is kept when closed blocks leave it, and in what steps that happens; tokens. */
+enum { MKA_FORGET_KEEP = 1024, MKA_FORGET_LEAST = 2048 };
+
 /* 1 for a cache that can have a long-term tier: plain keys and values of widths that the codes are made for. */
 int mka_tiers_fit(const mka_local_shape *shape, int heads);
 
 /* Lays out what is shared (measuring or carving). queries: of one call at most; limits as for the recall operation. */
 void mka_tiers_layout(mka_tiers_shared *shared, const mka_recall_limits *limits, int queries, int heads, int threads,
                       mka_arena *arena);
+
+/* The failure of the calls since the last one, which is forgotten; MKA_OK when there was none. */
+mka_status mka_tiers_failure(mka_tiers_shared *shared, mka_error *error);
 
 /* MKA_BAD_ARGUMENT names what is out of range. */
 mka_status mka_memory_plan_check(const mka_memory_plan *plan, mka_error *error);

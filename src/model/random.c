@@ -409,6 +409,11 @@ mka_status mka_session_fill(mka_session *s, int count, uint64_t seed, mka_error 
         for (int j = 0; j < s->layers[i].caches; j++)
             fill_cache(s, &s->layers[i].cache[j], s->length, count, seed + (uint64_t)(i * MKA_LEVELS + j), noise);
     free(noise);
+    mka_status status = mka_tiers_failure(&s->tiers, error);
+    if (status) {
+        mka_session_take_back(s);
+        return status;
+    }
     for (int i = 0; i < count; i++) s->tokens[s->length + i] = -1;
     s->length += count;
     return MKA_OK;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "memory/budget.h"
 #include "memory/watch.h"
 
 #define MOST_CONTEXT (1 << 27)
@@ -110,11 +111,30 @@ static mka_status check_options(mka_session *s, mka_error *error) {
     return MKA_OK;
 }
 
+/* What the caches take; the limit of RAM and the spill file. */
+static mka_status open_budget(mka_session *s, mka_error *error) {
+    const mka_session_options *o = &s->options;
+    mka_budget budget = {.fixed = 0};
+    for (int i = 0; i < s->model->sizes.layers; i++) {
+        const mka_layer_config *c = &s->model->blocks[i].attention.config;
+        mka_local_shape shapes[MKA_LEVELS];
+        int count = mka_variant_get(c->variant)->caches(c, o->key_type, o->value_type, o->context, shapes);
+        for (int j = 0; j < count; j++) {
+            shapes[j].queries = o->chunk;
+            mka_budget_add(&budget, &shapes[j], &o->plan, s->tiered && mka_layer_tiered(c));
+        }
+    }
+    mka_status status = mka_budget_open(&budget, &o->plan, s->work.used, mka_pool_threads(s->ops.pool), &s->tiers.spill, error);
+    s->options.plan.spill = s->tiers.plan.spill = NULL; /* the caller's */
+    return status;
+}
+
 /* Refuses what cannot fit while it is still easy to say what would. */
 static mka_status check_memory(const mka_session *s, mka_error *error) {
     char need[MKA_SIZE_TEXT], have[MKA_SIZE_TEXT], types[64];
     uint64_t token = mka_model_cache_bytes(s->model, s->options.key_type, s->options.value_type);
-    uint64_t cache = token * (uint64_t)s->options.context, free = mka_memory_free();
+    uint64_t cache = token * (uint64_t)s->options.context, free = mka_memory_free(), ram = s->options.plan.ram;
+    if (ram && ram <= free) return MKA_OK; /* it keeps within that */
     if (cache + s->work.used <= free) return MKA_OK;
     uint64_t fits = free > s->work.used && token ? (free - s->work.used) / token / 256 * 256 : 0;
     snprintf(types, sizeof types, "%s", mka_type_name(s->options.key_type));
@@ -171,6 +191,7 @@ mka_status mka_session_create(mka_model *model, const mka_session_options *optio
     s->ops.places = mka_placement_places(&s->placement);
     if (!status) mka_session_layout(s); /* measures */
     if (!status) status = check_memory(s, error);
+    if (!status) status = open_budget(s, error);
     if (!status) status = mka_arena_reserve(&s->work, error);
     if (!status) mka_session_layout(s);
     if (!status) status = create_layers(s, error);
@@ -187,6 +208,7 @@ void mka_session_destroy(mka_session *s) {
     for (int i = 0; i < s->model->sizes.layers; i++) mka_layer_state_destroy(&s->layers[i]);
     mka_arena_free(&s->work);
     mka_watch_destroy(s->tiers.watch);
+    mka_spill_destroy(s->tiers.spill);
     free(s->note);
     free(s->layers);
     free(s);
@@ -220,11 +242,18 @@ static mka_status check_tokens(const mka_session *s, const int *tokens, size_t c
 }
 
 /* What a stopped pass left behind in the caches is forgotten: tiers may have closed blocks of tokens that never came to be. */
-static mka_status cancelled(mka_session *s, size_t done, size_t count, mka_error *error) {
+void mka_session_take_back(mka_session *s) {
     for (int i = 0; i < s->model->sizes.layers; i++)
         for (int j = 0; j < s->layers[i].caches; j++)
             if (s->layers[i].cache[j].shared) mka_tiers_cut(&s->layers[i].cache[j], s->length);
-    return mka_fail(error, MKA_CANCELLED, "stopped after %zu of %zu tokens", done, count);
+}
+
+/* A tier could not be written or read: the pass is taken back. Session summaries cannot be, so such a session starts again. */
+static mka_status tiers_failed(mka_session *s, mka_status status, mka_error *error) {
+    mka_session_take_back(s);
+    if (!s->recurrent) return status;
+    mka_session_truncate(s, 0, NULL);
+    return mka_fail_prefix(error, status, "the session is empty now");
 }
 
 /* Runs the next chunk. A pass that is stopped half way leaves rows in the caches beyond length, which the next pass overwrites;
@@ -234,10 +263,14 @@ static mka_status run_chunk(run *r, int *n, mka_error *error) {
     size_t left = r->count - r->done;
     *n = left < (size_t)s->options.chunk ? (int)left : s->options.chunk;
     int between = r->progress && !s->recurrent;
-    if ((r->progress && r->progress(r->user, r->done, r->count)) ||
-        mka_forward(s, r->tokens + r->done, *n, between ? stop_between_layers : NULL, r))
-        return cancelled(s, r->done, r->count, error);
-    if (s->tiers.failed) return mka_fail(error, s->tiers.error.status, "%s", s->tiers.error.message);
+    int stopped = (r->progress && r->progress(r->user, r->done, r->count)) ||
+                  mka_forward(s, r->tokens + r->done, *n, between ? stop_between_layers : NULL, r);
+    mka_status status = mka_tiers_failure(&s->tiers, error);
+    if (status) return tiers_failed(s, status, error);
+    if (stopped) {
+        mka_session_take_back(s);
+        return mka_fail(error, MKA_CANCELLED, "stopped after %zu of %zu tokens", r->done, r->count);
+    }
     memcpy(s->tokens + s->length, r->tokens + r->done, (size_t)*n * sizeof *s->tokens);
     s->length += *n;
     r->done += (size_t)*n;
@@ -327,6 +360,7 @@ void mka_session_get_usage(const mka_session *s, mka_session_usage *usage) {
 
 void mka_session_get_used(const mka_session *s, mka_used *used) {
     *used = s->tiers.used;
+    used->spill_bytes = s->tiers.spill ? mka_spill_bytes_read(s->tiers.spill) : 0;
 }
 
 void mka_session_get_numa(const mka_session *s, mka_numa_report *report) {

@@ -41,6 +41,9 @@ struct mka_session {
 /* Sizes (arena measuring) or places (carving) all buffers. */
 void mka_session_layout(mka_session *session);
 
+/* Takes back what a pass that did not end well left in the caches beyond length. */
+void mka_session_take_back(mka_session *session);
+
 /* Runs n (<= chunk) tokens through all layers, into the caches after the tokens held; session->h gets the normalised final rows.
  * Does not move session->length. stop (may be NULL) is asked between layers; nonzero leaves the pass unfinished (returns 1). */
 int mka_forward(mka_session *session, const int *tokens, int n, int (*stop)(void *user), void *user);

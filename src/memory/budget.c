@@ -1,0 +1,59 @@
+/* budget - see budget.h. */
+#include "budget.h"
+
+#include "base/status.h"
+#include "base/topology.h"
+
+/* Places that one thread of recall may hold at once: those of a batch, and a few on the way. */
+enum { THREAD_PLACES = 72 };
+
+/* Tokens that the local tier of a tiered layer holds at most: what is forgotten is given back in steps. */
+static int local_tokens(const mka_local_shape *s, const mka_memory_plan *plan) {
+    int64_t most =
+        (int64_t)plan->sinks + plan->window + MKA_FORGET_KEEP + MKA_FORGET_LEAST + 2 * (int64_t)s->queries + 4 * MKA_BLOCK;
+    return most < s->capacity ? (int)most : s->capacity;
+}
+
+void mka_budget_add(mka_budget *b, const mka_local_shape *s, const mka_memory_plan *plan, int tiered) {
+    size_t whole = mka_local_bytes(s), token = mka_local_token_bytes(s), tokens = (size_t)s->capacity;
+    if (!tiered) {
+        b->fixed += whole;
+        return;
+    }
+    mka_longterm_shape far = {s->kv_heads, s->key_dim, s->value_dim, plan->key_type, plan->value_type, s->capacity};
+    size_t blocks = (tokens + MKA_BLOCK - 1) / MKA_BLOCK,
+           record = MKA_BLOCK * (mka_row_bytes(plan->key_type, s->key_dim) + mka_row_bytes(plan->value_type, s->value_dim));
+    size_t near = whole - token * ((tokens + MKA_TILE - 1) / MKA_TILE * MKA_TILE);
+    b->fixed += near + token * (size_t)local_tokens(s, plan) + tokens * mka_longterm_index_bytes(&far);
+    b->count += (uint64_t)blocks * (uint64_t)s->kv_heads;
+    b->records += (uint64_t)blocks * (uint64_t)s->kv_heads * record;
+    b->largest = record > b->largest ? record : b->largest;
+}
+
+static mka_status too_small(const mka_memory_plan *plan, uint64_t least, uint64_t whole, mka_error *error) {
+    char ram[MKA_SIZE_TEXT], need[MKA_SIZE_TEXT], all[MKA_SIZE_TEXT];
+    mka_size_text(plan->ram, ram, sizeof ram);
+    mka_size_text(least, need, sizeof need);
+    mka_size_text(whole, all, sizeof all);
+    if (plan->spill)
+        return mka_fail(error, MKA_BAD_ARGUMENT, "%s of RAM is too little: this context needs at least %s", ram, need);
+    return mka_fail(error, MKA_BAD_ARGUMENT,
+                    "%s of RAM is too little: this context needs %s, or a folder to spill to and at least %s", ram, all, need);
+}
+
+mka_status mka_budget_open(const mka_budget *b, const mka_memory_plan *plan, uint64_t work, int threads, mka_spill **spill,
+                           mka_error *error) {
+    *spill = NULL;
+    if (plan->ram == 0 && plan->spill)
+        return mka_fail(error, MKA_BAD_ARGUMENT, "a folder to spill to (%s) needs a limit of RAM", plan->spill);
+    if (plan->ram == 0) return MKA_OK;
+    uint64_t fixed = work + b->fixed, whole = fixed + b->records, place = b->largest + MKA_SPILL_PLACE_BYTES;
+    uint64_t places = (uint64_t)threads * THREAD_PLACES, tables = b->count * MKA_SPILL_RECORD_BYTES;
+    if (whole <= plan->ram) return MKA_OK;
+    if (places > b->count) places = b->count;
+    uint64_t least = b->count ? fixed + tables + places * place : whole;
+    if (least > whole) least = whole;
+    if (plan->ram < least || !plan->spill) return too_small(plan, least, whole, error);
+    places = (plan->ram - fixed - tables) / place;
+    return mka_spill_create(plan->spill, b->largest, (size_t)(places < b->count ? places : b->count), spill, error);
+}

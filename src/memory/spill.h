@@ -1,0 +1,56 @@
+/* spill - records that do not fit in RAM: a file without a name, and a cache of some of them in memory.
+ *
+ *   put -> [ cache ] -> commit: checksum, written through        get -> in the cache, or read into the place of an old one
+ *
+ * The file is made and unlinked at once, so nothing stays behind however the process ends, and two processes in one folder cannot
+ * meet. A record lies at a multiple of 4 KiB of its own; its checksum stays in memory. Places are given up by the clock. A hit
+ * takes no lock; a miss takes one to choose a place, not while it reads. Nothing is allocated after creation. */
+#ifndef MKA_MEMORY_SPILL_H
+#define MKA_MEMORY_SPILL_H
+
+#include <stdatomic.h>
+
+#include "base/arena.h"
+
+typedef struct mka_spill mka_spill;
+
+/* A store of count records of bytes each, all in one spill: a layer's. */
+typedef struct mka_spill_part {
+    mka_spill *spill;
+    size_t bytes, stride, count; /* of a record, in memory and in the file */
+    uint64_t offset;             /* in the file */
+    uint64_t first;              /* what its records are numbered from */
+    atomic_int *places;          /* [count] where in the cache; -1: not there */
+    uint64_t *sums;              /* [count] */
+    size_t mapped;               /* bytes of places and sums */
+} mka_spill_part;
+
+/* Bytes beside the record itself: of one record anywhere, and of one place in the cache. */
+#define MKA_SPILL_RECORD_BYTES (sizeof(atomic_int) + sizeof(uint64_t))
+#define MKA_SPILL_PLACE_BYTES  64
+
+/* A file in folder, and a cache of places records of at most bytes each. MKA_IO: no such folder, read-only, ...; MKA_NO_MEMORY.
+ */
+mka_status mka_spill_create(const char *folder, size_t bytes, size_t places, mka_spill **spill, mka_error *error);
+void mka_spill_destroy(mka_spill *spill);
+
+/* Parts follow each other in the file. They are to be destroyed before the spill. */
+mka_status mka_spill_add(mka_spill *spill, size_t bytes, size_t count, mka_spill_part *part, mka_error *error);
+void mka_spill_remove(mka_spill_part *part);
+
+/* As of mka_records: any number of threads may put different records, get, and release. */
+unsigned char *mka_spill_put(mka_spill_part *part, size_t index, mka_error *error);
+mka_status mka_spill_commit(mka_spill_part *part, size_t index, mka_error *error);
+const unsigned char *mka_spill_get(mka_spill_part *part, size_t index, mka_error *error);
+void mka_spill_release(mka_spill_part *part, size_t index);
+
+/* Tells the system that a record will soon be got. */
+void mka_spill_ask(const mka_spill_part *part, size_t index);
+
+/* Runs alone. */
+void mka_spill_forget(mka_spill_part *part, size_t from, size_t count);
+
+/* Bytes read from the file since creation. */
+uint64_t mka_spill_bytes_read(const mka_spill *spill);
+
+#endif

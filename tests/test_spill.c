@@ -1,0 +1,435 @@
+/* test_spill - long-term rows in a spill file: answers are those of memory alone, memory stays within its limit, whatever goes
+ * wrong with the file is said and can be gone on from, and nothing stays in the folder. MKA_KILLS: processes that are killed. */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <mka/session.h>
+
+#include "bytes.h"
+
+enum { HEADS = 8, KV_HEADS = 4, DIM = 32, TOKENS = 12000, WIDTH = KV_HEADS * DIM, CHUNK = 500 };
+
+static mka_engine *engine;
+static char folder[64];
+static float *noise; /* [TOKENS + CHUNK][WIDTH] keys; values begin CHUNK tokens later */
+
+static uint64_t state = 9;
+
+static float uniform(void) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (float)(state >> 40) * 0x1p-23F - 1;
+}
+
+static mka_engine *engine_of(int threads) {
+    mka_engine_options options;
+    mka_engine *made;
+    mka_engine_defaults(&options);
+    options.threads = threads;
+    options.bind = 0;
+    return mka_engine_create(&options, &made, NULL) ? NULL : made;
+}
+
+static int start(void **data) {
+    (void)data;
+    make_folder(folder);
+    noise = malloc((size_t)(TOKENS + CHUNK) * WIDTH * sizeof *noise);
+    if (!noise) return 1;
+    for (size_t i = 0; i < (size_t)(TOKENS + CHUNK) * WIDTH; i++) noise[i] = uniform();
+    engine = engine_of(2);
+    return engine == NULL;
+}
+
+static int stop(void **data) {
+    (void)data;
+    mka_engine_destroy(engine);
+    free(noise);
+    remove_folder(folder);
+    return 0;
+}
+
+static void ok(mka_status status, const mka_error *error) {
+    if (status != MKA_OK) fail_msg("%s", error->message);
+}
+
+static void fails(mka_status got, const mka_error *error, mka_status status, const char *text) {
+    if (got != status || !strstr(error->message, text)) fail_msg("%d: %s\nexpected %d: %s", got, error->message, status, text);
+}
+
+static int entries(void) {
+    DIR *dir = opendir(folder);
+    int count = 0;
+    assert_non_null(dir);
+    while (readdir(dir)) count++;
+    closedir(dir);
+    return count - 2;
+}
+
+static mka_memory_options options_of(uint64_t ram, const char *spill) {
+    mka_memory_options o;
+    mka_memory_defaults(&o);
+    o.heads = HEADS, o.kv_heads = KV_HEADS, o.head_dim = DIM, o.context = TOKENS, o.queries = CHUNK;
+    o.plan.window = 128;
+    o.plan.ram = ram;
+    o.plan.spill = spill;
+    return o;
+}
+
+/* The least that a memory of these options runs with, as its message says. */
+static uint64_t least(const mka_memory_options *options) {
+    mka_memory_options o = *options;
+    mka_memory *memory;
+    mka_error error;
+    double number = 0;
+    char unit[8] = "";
+    o.plan.ram = 1;
+    o.plan.spill = folder;
+    fails(mka_memory_create(engine, &o, &memory, &error), &error, MKA_BAD_ARGUMENT, "1 bytes of RAM is too little");
+    assert_null(memory);
+    const char *at = strstr(error.message, "at least ");
+    assert_non_null(at);
+    assert_int_equal(sscanf(at, "at least %lf %7s", &number, unit), 2);
+    assert_string_equal(unit, "MiB");
+    return (uint64_t)((number + 0.1) * 1048576);
+}
+
+static mka_memory *made(const mka_memory_options *o) {
+    mka_memory *memory;
+    mka_error error;
+    ok(mka_memory_create(engine, o, &memory, &error), &error);
+    return memory;
+}
+
+static void append(mka_memory *m, int at, int n) {
+    mka_error error;
+    ok(mka_memory_append(m, 0, n, noise + (size_t)at * WIDTH, noise + (size_t)(at + CHUNK) * WIDTH, &error), &error);
+}
+
+/* Queries that look for some far token each. */
+static void make_queries(int at, float *queries) {
+    for (int i = 0; i < CHUNK * HEADS; i++) {
+        size_t liked = (size_t)(i * 7919 % (at + 1)) * WIDTH;
+        for (int e = 0; e < DIM; e++)
+            queries[i * DIM + e] = 6 * noise[liked + (size_t)(i % HEADS / (HEADS / KV_HEADS) * DIM + e)];
+    }
+}
+
+/* ---- the same answers ---- */
+
+static void spilling_changes_no_answer(void **data) {
+    (void)data;
+    static const mka_recall rules[] = {
+        {.contract = MKA_RECALL_ESTIMATED}, {.contract = MKA_RECALL_CERTIFIED, .eps = 0.01F}, {.contract = MKA_RECALL_DENSE}};
+    mka_memory_options plain = options_of(0, NULL), small = plain;
+    small.plan.ram = least(&plain);
+    small.plan.spill = folder;
+    float *queries = malloc(sizeof(float) * CHUNK * HEADS * DIM), *out[3];
+    for (int i = 0; i < 3; i++) out[i] = malloc(sizeof(float) * CHUNK * HEADS * DIM);
+    mka_memory *memories[3] = {made(&plain), made(&small), made(&small)}; /* two in one folder at once */
+    mka_used used = {.queries = 0};
+    mka_error error;
+    for (int at = 0; at < TOKENS; at += CHUNK) {
+        make_queries(at, queries);
+        for (int i = 0; i < 3; i++) {
+            append(memories[i], at, CHUNK);
+            ok(mka_memory_set_recall(memories[i], &rules[at / CHUNK % 3], &error), &error);
+            ok(mka_memory_attend(memories[i], 0, at % 1500 ? 3 : 40, queries, out[i], i == 1 ? &used : NULL, &error), &error);
+        }
+        size_t bytes = sizeof(float) * (at % 1500 ? 3 : 40) * HEADS * DIM;
+        assert_memory_equal(out[0], out[1], bytes);
+        assert_memory_equal(out[0], out[2], bytes);
+    }
+    assert_true(used.spill_bytes > (uint64_t)TOKENS * WIDTH); /* it went to the file and back */
+    assert_int_equal(entries(), 0);                           /* which has no name */
+    const char *path = in_folder(folder, "saved");
+    ok(mka_memory_save(memories[1], path, &error), &error);
+    mka_memory_reset(memories[2]);
+    ok(mka_memory_load(memories[2], path, &error), &error);
+    for (int i = 0; i < 3; i++) ok(mka_memory_attend(memories[i], 0, 5, queries, out[i], NULL, &error), &error);
+    assert_memory_equal(out[0], out[2], sizeof(float) * 5 * HEADS * DIM);
+    unlink(path);
+    for (int i = 0; i < 3; i++) {
+        mka_memory_destroy(memories[i]);
+        free(out[i]);
+    }
+    free(queries);
+}
+
+static void sessions_spill(void **data) {
+    (void)data;
+    enum { FILL = 12000, ANSWER = 60 };
+    mka_model *model;
+    mka_session *sessions[2];
+    mka_session_options o;
+    mka_error error;
+    static float logits[2][256];
+    int ids[4] = {1, 200, 3, 77};
+    ok(mka_model_random(engine, "tiny", MKA_Q8_0, NULL, 3, &model, &error), &error);
+    mka_session_defaults(&o);
+    o.context = FILL + ANSWER + 200;
+    o.memory = MKA_MEMORY_TIERED;
+    o.chunk = 64;
+    o.plan.window = 128;
+    ok(mka_session_create(model, &o, &sessions[0], &error), &error);
+    o.plan.ram = 1;
+    o.plan.spill = folder;
+    fails(mka_session_create(model, &o, &sessions[1], &error), &error, MKA_BAD_ARGUMENT, "this context needs at least");
+    double number = 0;
+    assert_int_equal(sscanf(strstr(error.message, "at least "), "at least %lf MiB", &number), 1);
+    o.plan.ram = (uint64_t)((number + 0.1) * 1048576);
+    ok(mka_session_create(model, &o, &sessions[1], &error), &error);
+    for (int i = 0; i < 2; i++) {
+        ok(mka_session_fill(sessions[i], FILL, 5, &error), &error);
+        ok(mka_session_eval(sessions[i], ids, 4, logits[i], NULL, NULL, &error), &error);
+    }
+    for (int step = 0; step < ANSWER; step++) {
+        int token = 0;
+        assert_memory_equal(logits[0], logits[1], sizeof logits[0]);
+        for (int i = 1; i < 256; i++) token = logits[0][i] > logits[0][token] ? i : token;
+        for (int i = 0; i < 2; i++) ok(mka_session_eval(sessions[i], &token, 1, logits[i], NULL, NULL, &error), &error);
+    }
+    mka_used used;
+    mka_session_get_used(sessions[1], &used);
+    assert_true(used.spill_bytes > 0);
+    mka_session_destroy(sessions[0]);
+    mka_session_destroy(sessions[1]);
+    mka_model_destroy(model);
+}
+
+/* ---- what goes wrong ---- */
+
+static void bad_limits_are_named(void **data) {
+    (void)data;
+    mka_memory_options o = options_of(0, folder);
+    mka_memory *memory;
+    mka_error error;
+    fails(mka_memory_create(engine, &o, &memory, &error), &error, MKA_BAD_ARGUMENT, "needs a limit of RAM");
+    o.plan.ram = least(&o) - (1 << 20);
+    fails(mka_memory_create(engine, &o, &memory, &error), &error, MKA_BAD_ARGUMENT, "at least");
+    o.plan.ram += 1 << 20;
+    o.plan.spill = NULL;
+    fails(mka_memory_create(engine, &o, &memory, &error), &error, MKA_BAD_ARGUMENT, "or a folder to spill to and at least");
+    o.plan.spill = in_folder(folder, "none");
+    fails(mka_memory_create(engine, &o, &memory, &error), &error, MKA_IO, "No such file or directory");
+    o.plan.spill = write_file(folder, "file", "x", 1);
+    fails(mka_memory_create(engine, &o, &memory, &error), &error, MKA_IO, "Not a directory");
+    unlink(o.plan.spill);
+    o.plan.spill = "/proc";
+    fails(mka_memory_create(engine, &o, &memory, &error), &error, MKA_IO, "no spill file can be made in /proc");
+    o.plan.ram = (uint64_t)1 << 30;
+    o.plan.spill = in_folder(folder, "none"); /* not needed, not looked at */
+    mka_memory_destroy(made(&o));
+}
+
+/* A full disk in the middle (a limit on the size of files stands for it) is said; with room again the same call goes through. */
+static void full_disks_can_be_gone_on_from(void **data) {
+    (void)data;
+    mka_memory_options plain = options_of(0, NULL), small = plain;
+    small.plan.ram = least(&plain);
+    small.plan.spill = folder;
+    mka_memory *memories[2] = {made(&plain), made(&small)};
+    float *queries = malloc(sizeof(float) * CHUNK * HEADS * DIM), out[2][HEADS * DIM];
+    struct rlimit old, low;
+    mka_error error;
+    int failures = 0;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    low = old;
+    low.rlim_cur = 700000;
+    for (int at = 0; at < TOKENS; at += CHUNK) {
+        make_queries(at, queries);
+        for (int i = 0; i < 2; i++) append(memories[i], at, CHUNK);
+        ok(mka_memory_attend(memories[0], 0, 1, queries, out[0], NULL, &error), &error);
+        setrlimit(RLIMIT_FSIZE, &low);
+        mka_status status = mka_memory_attend(memories[1], 0, 1, queries, out[1], NULL, &error);
+        setrlimit(RLIMIT_FSIZE, &old);
+        if (status) {
+            fails(status, &error, MKA_IO, "cannot write to the spill file in");
+            failures++;
+            ok(mka_memory_attend(memories[1], 0, 1, queries, out[1], NULL, &error), &error);
+        }
+        assert_memory_equal(out[0], out[1], sizeof out[0]);
+    }
+    assert_true(failures > 0);
+    mka_memory_destroy(memories[0]);
+    mka_memory_destroy(memories[1]);
+    free(queries);
+}
+
+/* A session whose eval fails holds what it held before, and evaluates the same again. */
+static void sessions_survive_full_disks(void **data) {
+    (void)data;
+    mka_model *model;
+    mka_session *session;
+    mka_session_options o;
+    mka_error error;
+    static float logits[2][256];
+    int ids[320];
+    struct rlimit old, low;
+    for (int i = 0; i < 320; i++) ids[i] = i * 37 % 256;
+    ok(mka_model_random(engine, "tiny", MKA_Q8_0, NULL, 3, &model, &error), &error);
+    mka_session_defaults(&o);
+    o.context = 14000;
+    o.memory = MKA_MEMORY_TIERED;
+    o.chunk = 160;
+    o.plan.window = 128;
+    for (int limited = 0; limited < 2; limited++) {
+        if (limited) {
+            double number = 0;
+            o.plan.ram = 1;
+            o.plan.spill = folder;
+            fails(mka_session_create(model, &o, &session, &error), &error, MKA_BAD_ARGUMENT, "at least");
+            assert_int_equal(sscanf(strstr(error.message, "at least "), "at least %lf MiB", &number), 1);
+            o.plan.ram = (uint64_t)((number + 0.1) * 1048576);
+        }
+        ok(mka_session_create(model, &o, &session, &error), &error);
+        ok(mka_session_fill(session, 12000, 5, &error), &error);
+        if (limited) {
+            getrlimit(RLIMIT_FSIZE, &old);
+            low = old;
+            low.rlim_cur = 4096;
+            setrlimit(RLIMIT_FSIZE, &low);
+            mka_status status = mka_session_eval(session, ids, 320, NULL, NULL, NULL, &error);
+            setrlimit(RLIMIT_FSIZE, &old);
+            fails(status, &error, MKA_IO, "cannot write to the spill file in");
+            int held = mka_session_length(session) - 12000; /* whole chunks */
+            assert_true(held == 0 || held == 160);
+            ok(mka_session_eval(session, ids + held, (size_t)(320 - held), logits[1], NULL, NULL, &error), &error);
+        } else {
+            ok(mka_session_eval(session, ids, 320, logits[0], NULL, NULL, &error), &error);
+        }
+        mka_session_destroy(session);
+    }
+    assert_memory_equal(logits[0], logits[1], sizeof logits[0]);
+    mka_model_destroy(model);
+}
+
+/* The descriptor of the nameless file in the folder. */
+static int spill_handle(void) {
+    for (int handle = 3; handle < 256; handle++) {
+        char link[64], path[512];
+        snprintf(link, sizeof link, "/proc/self/fd/%d", handle);
+        ssize_t length = readlink(link, path, sizeof path - 1);
+        if (length > 0 && !strncmp(path, folder, strlen(folder))) return handle;
+    }
+    fail_msg("no open file in %s", folder);
+    return -1;
+}
+
+static void damaged_records_are_found(void **data) {
+    (void)data;
+    mka_memory_options o = options_of(0, folder);
+    o.plan.ram = least(&o);
+    mka_memory *memory = made(&o);
+    static float queries[CHUNK * HEADS * DIM], out[HEADS * DIM];
+    mka_error error;
+    for (int at = 0; at < TOKENS; at += CHUNK) {
+        append(memory, at, CHUNK);
+        ok(mka_memory_attend(memory, 0, 1, queries, out, NULL, &error), &error);
+    }
+    int handle = spill_handle();
+    unsigned char zeros[100] = {0};
+    mka_recall all = {.contract = MKA_RECALL_DENSE};
+    ok(mka_memory_set_recall(memory, &all, &error), &error);
+    ok(mka_memory_attend(memory, 0, 1, queries, out, NULL, &error), &error);
+    for (off_t at = 0; at < 8192 * 800; at += 8192) assert_int_equal(pwrite(handle, zeros, sizeof zeros, at + 30), sizeof zeros);
+    fails(mka_memory_attend(memory, 0, 1, queries, out, NULL, &error), &error, MKA_IO, "is not what was written");
+    assert_int_equal(ftruncate(handle, 0), 0);
+    fails(mka_memory_attend(memory, 0, 1, queries, out, NULL, &error), &error, MKA_IO, "cannot read the spill file");
+    mka_memory_destroy(memory);
+}
+
+/* ---- limits and kills, in processes of their own ---- */
+
+static double anonymous(void) {
+    char line[256];
+    double kib = 0;
+    FILE *file = fopen("/proc/self/status", "r");
+    while (file && fgets(line, sizeof line, file))
+        if (sscanf(line, "RssAnon: %lf", &kib) == 1) break;
+    if (file) fclose(file);
+    return kib * 1024;
+}
+
+/* Fills a context of 60,000 tokens and more; exits with how many per cent of the limit it took at most, or above 200. */
+static void run_limited(uint64_t ram) {
+    enum { LONG = 60000 };
+    mka_memory_options o = options_of(ram, folder);
+    mka_memory *memory;
+    mka_error error;
+    mka_used used = {.queries = 0};
+    static float queries[CHUNK * HEADS * DIM], out[HEADS * DIM];
+    o.context = LONG;
+    mka_engine *own = engine_of(2);
+    if (!own) _exit(201);
+    double before = anonymous(), most = 0;
+    if (mka_memory_create(own, &o, &memory, &error)) _exit(202);
+    make_queries(TOKENS - CHUNK, queries);
+    for (int at = 0; at < LONG; at += CHUNK) {
+        const float *x = noise + (size_t)(at % (TOKENS - CHUNK)) * WIDTH;
+        if (mka_memory_append(memory, 0, CHUNK, x, x, &error)) _exit(203);
+        if (mka_memory_attend(memory, 0, 1, queries, out, &used, &error)) _exit(204);
+        most = anonymous() - before > most ? anonymous() - before : most;
+    }
+    if (used.spill_bytes == 0) _exit(205);
+    _exit((int)(most / (double)ram * 100));
+}
+
+static void memory_stays_within_its_limit(void **data) {
+    (void)data;
+    mka_memory_options o = options_of(0, folder);
+    o.context = 60000;
+    uint64_t ram = least(&o) + (4 << 20);
+    fflush(NULL);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) run_limited(ram);
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    print_message("%.1f MiB allowed, %d %% taken at most\n", (double)ram / 1048576, WEXITSTATUS(status));
+    assert_true(WEXITSTATUS(status) <= 105 && WEXITSTATUS(status) > 40);
+    assert_int_equal(entries(), 0);
+}
+
+static void kills_leave_nothing(void **data) {
+    (void)data;
+    const char *wanted = getenv("MKA_KILLS");
+    int kills = wanted ? atoi(wanted) : 10;
+    mka_memory_options o = options_of(0, folder);
+    o.context = 60000;
+    uint64_t ram = least(&o);
+    for (int i = 0; i < kills; i++) {
+        fflush(NULL);
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) run_limited(ram);
+        usleep((useconds_t)(20000 + 70000 * (uniform() + 1)));
+        kill(child, SIGKILL);
+        int status;
+        assert_int_equal(waitpid(child, &status, 0), child);
+        if (WIFEXITED(status)) fail_msg("the spilling process ended by itself with %d", WEXITSTATUS(status));
+        assert_int_equal(entries(), 0);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(spilling_changes_no_answer),    cmocka_unit_test(sessions_spill),
+        cmocka_unit_test(bad_limits_are_named),          cmocka_unit_test(full_disks_can_be_gone_on_from),
+        cmocka_unit_test(sessions_survive_full_disks),   cmocka_unit_test(damaged_records_are_found),
+        cmocka_unit_test(memory_stays_within_its_limit), cmocka_unit_test(kills_leave_nothing),
+    };
+    return cmocka_run_group_tests(tests, start, stop);
+}
