@@ -500,6 +500,30 @@ static void test_saved_sessions(void **state) {
     json_decref(half);
     json_decref(rest);
     json_decref(answer_of("3", "--load-session", file, "-p", " and"));
+    const char *const filling[] = {"generate", "-m", run.model, "-p", "hello there", "-n", "1", "--save-session", file, NULL};
+    mka_to(TO_FILE, "", filling);
+    expect(0, "");
+    json_t *remembered = answer_of("5", "--remember", file, "-p", " and on");
+    json_t *again = answer_of("5", "--remember", file, "-p", " and on");
+    assert_true(json_equal(remembered, again) && json_array_size(remembered) == 5);
+    json_decref(remembered);
+    json_decref(again);
+    const char *const talking[] = {"chat",   "-m", run.model, "--template", "chatml", "-n", "6",
+                                   "--temp", "0",  "--json",  "--remember", file,     NULL};
+    mka_to(TO_FILE, "hello\n/reset\nhello\n", talking);
+    expect(0, "");
+    char *second_line = strchr(run.out, '\n');
+    assert_non_null(second_line);
+    json_t *said_first = json_loadb(run.out, (size_t)(second_line - run.out), 0, NULL),
+           *said_then = json_loads(second_line + 1, 0, NULL);
+    assert_true(json_equal(json_object_get(said_first, "ids"), json_object_get(said_then, "ids")));
+    json_decref(said_first);
+    json_decref(said_then);
+    MKA("generate", "-m", run.model, "--remember", file, "-n", "4");
+    expect(2, "no text");
+    MKA("generate", "-m", run.model, "--remember", file, "--load-session", file, "-p", "x");
+    expect(2, "exclude each other");
+    json_decref(answer_of("20", "-p", "hello there", "--save-session", file));
     MKA("generate", "-m", run.model, "--load-session", file, "-ctk", "q8", "-n", "4");
     expect(1, "saved with cache keys in f16, but this session has q8_0");
     MKA("generate", "-m", run.model, "--load-session", file, "-c", "12", "-n", "4");

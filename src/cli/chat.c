@@ -25,7 +25,8 @@ typedef struct chat {
     mka_cli_answer answer;
     mka_message *messages; /* contents and the array are owned */
     int count, room;
-    int *held; /* ids in the session */
+    int base;  /* tokens before the conversation */
+    int *held; /* ids in the session after those */
     size_t held_count;
     char *past; /* text that the held ids and the pending one stand for; NULL: not known */
     size_t past_length;
@@ -53,6 +54,15 @@ static void drop_messages(chat *c, int keep) {
     while (c->count > keep) free((char *)c->messages[--c->count].content);
 }
 
+/* Back to what was there before the conversation. A memory that has moved to other tiers since is loaded again. */
+static mka_status start_over(mka_cli *cli, chat *c, mka_error *error) {
+    mka_status status = mka_session_truncate(c->session, c->base, error);
+    if (status != MKA_UNSUPPORTED) return status;
+    if (cli->options.remember != NULL) return mka_session_load(c->session, cli->options.remember, error);
+    c->base = 0; /* of a saved conversation: its memory cannot be had alone */
+    return mka_session_truncate(c->session, 0, error);
+}
+
 static int reset(mka_cli *cli, chat *c) {
     mka_error error = {0};
     drop_messages(c, 0);
@@ -60,7 +70,7 @@ static int reset(mka_cli *cli, chat *c) {
     c->past = NULL;
     c->held_count = c->past_length = 0;
     c->pending = -1;
-    if (mka_session_truncate(c->session, 0, &error) != MKA_OK) return mka_cli_failure(&error, 0);
+    if (start_over(cli, c, &error) != MKA_OK) return mka_cli_failure(&error, 0);
     const char *system = cli->options.system;
     return system != NULL ? add_message(c, "system", system, strlen(system)) : 0;
 }
@@ -71,14 +81,14 @@ static int is_marker(const mka_model *model, int token) {
 }
 
 /* Cuts the session back to the first keep tokens. A session that cannot go back there starts over. */
-static int cut(chat *c, size_t keep) {
+static int cut(mka_cli *cli, chat *c, size_t keep) {
     mka_error error = {0};
     size_t before = c->held_count;
-    if (keep == (size_t)mka_session_length(c->session)) return 0;
-    mka_status status = mka_session_truncate(c->session, (int)keep, &error);
+    if (keep + (size_t)c->base == (size_t)mka_session_length(c->session)) return 0;
+    mka_status status = mka_session_truncate(c->session, c->base + (int)keep, &error);
     if (status == MKA_UNSUPPORTED) {
         keep = 0;
-        status = mka_session_truncate(c->session, 0, &error);
+        status = start_over(cli, c, &error);
     }
     if (status != MKA_OK) return mka_cli_failure(&error, 0);
     c->held_count = keep;
@@ -91,7 +101,7 @@ static int cut(chat *c, size_t keep) {
 }
 
 /* Ids that follow those the session holds, for a conversation whose text is given; *ids is the caller's to free. */
-static int new_ids(chat *c, const char *text, size_t length, unsigned flags, int **ids, size_t *count) {
+static int new_ids(mka_cli *cli, chat *c, const char *text, size_t length, unsigned flags, int **ids, size_t *count) {
     if (c->past != NULL && length > c->past_length && memcmp(text, c->past, c->past_length) == 0) {
         int status = mka_cli_tokenize(c->model, text + c->past_length, length - c->past_length, MKA_TOKENIZE_SPECIAL, ids, count);
         if (status != 0) return status;
@@ -116,7 +126,7 @@ static int new_ids(chat *c, const char *text, size_t length, unsigned flags, int
     if (status != 0) return status;
     size_t common = 0;
     while (common < c->held_count && common + 1 < *count && c->held[common] == (*ids)[common]) common++;
-    status = cut(c, common);
+    status = cut(cli, c, common);
     if (status == 0) {
         *count -= c->held_count;
         memmove(*ids, *ids + c->held_count, *count * sizeof **ids);
@@ -173,17 +183,18 @@ static int answer_turn(mka_cli *cli, chat *c) {
     size_t length = 0, count = 0;
     unsigned flags = 0;
     int status = mka_cli_format_chat(cli, c->model, c->messages, c->count, &text, &length, &flags);
-    if (status == 0) status = new_ids(c, text, length, flags, &ids, &count);
+    if (status == 0) status = new_ids(cli, c, text, length, c->base > 0 ? flags & ~MKA_TOKENIZE_BOS : flags, &ids, &count);
     if (status == 0 && count > (size_t)(mka_session_context(c->session) - mka_session_length(c->session)))
         status = no_room(c, count);
     if (status == 0) {
         mka_cli_catch_interrupt();
         status = mka_cli_answer_run(cli, &c->answer, c->model, c->session, c->sampler, ids, count, cli->options.tokens);
-        int unread = status != 0 || (size_t)mka_session_length(c->session) != c->held_count + count + c->answer.decoded;
+        int unread =
+            status != 0 || (size_t)mka_session_length(c->session) != (size_t)c->base + c->held_count + count + c->answer.decoded;
         if (status == 0) show_answer(cli, c);
         /* Interrupted while it was read, or failed: what the session holds of this turn is taken back. */
         if (unread) {
-            int cut_status = cut(c, c->held_count);
+            int cut_status = cut(cli, c, c->held_count);
             status = status != 0 ? status : cut_status;
             if (status == 0) drop_messages(c, c->count - 1);
         } else {
@@ -211,8 +222,9 @@ static int resume(mka_cli *cli, chat *c) {
     }
     if (status == 0) {
         c->pending = note.pending;
-        c->held_count = (size_t)mka_session_length(c->session);
-        memcpy(c->held, mka_session_tokens(c->session), c->held_count * sizeof *c->held);
+        c->base = note.base;
+        c->held_count = (size_t)(mka_session_length(c->session) - c->base);
+        memcpy(c->held, mka_session_tokens(c->session) + c->base, c->held_count * sizeof *c->held);
         for (size_t i = 0; i < c->held_count; i++) mka_sampler_accept(c->sampler, c->held[i]);
     }
     mka_cli_kept_free(&note);
@@ -220,7 +232,7 @@ static int resume(mka_cli *cli, chat *c) {
 }
 
 static int save(mka_cli *cli, const chat *c) {
-    mka_cli_kept note = {.pending = c->pending, .messages = c->messages, .count = c->count};
+    mka_cli_kept note = {.base = c->base, .pending = c->pending, .messages = c->messages, .count = c->count};
     if (c->past != NULL) note.past = c->past, note.past_length = c->past_length;
     return mka_cli_resume_save(cli, c->session, &note);
 }
@@ -301,7 +313,7 @@ static int talk(mka_cli *cli, chat *c) {
 static int open_chat(mka_cli *cli, chat *c) {
     mka_error error = {0};
     mka_model_info info;
-    int loaded, status = mka_cli_resume_peek(cli, &loaded);
+    int loaded, status = mka_cli_resume_peek(cli, "chat", &loaded);
     if (status == 0) status = mka_cli_open_engine(cli, &c->engine);
     if (status == 0) status = mka_cli_open_model(cli, "chat", c->engine, 0, &c->model);
     if (status != 0) return status;
@@ -338,7 +350,9 @@ int mka_cli_chat(mka_cli *cli) {
         c.terminal = isatty(STDIN_FILENO) && isatty(STDERR_FILENO) && !cli->options.json;
         c.colors = mka_cli_colors(cli, STDERR_FILENO);
         if (c.terminal) fputs("One message a line. /reset starts over, /exit leaves, Ctrl-C ends an answer.\n", stderr);
-        status = cli->options.load_session != NULL ? resume(cli, &c) : reset(cli, &c);
+        if (cli->options.remember != NULL) status = mka_cli_resume_remember(cli, c.session);
+        if (cli->options.remember != NULL) c.base = mka_session_length(c.session);
+        if (status == 0) status = cli->options.load_session != NULL ? resume(cli, &c) : reset(cli, &c);
         if (status == 0) {
             status = talk(cli, &c);
             int saved = save(cli, &c);

@@ -75,10 +75,12 @@ static int choose_context(mka_cli *cli, work *w) {
     return 0;
 }
 
-/* The session of --load-session, and its pending token before the ids of the prompt. */
+/* The session of --load-session or --remember, and its pending token before the ids of the prompt. */
 static int resume(mka_cli *cli, work *w) {
-    mka_cli_kept note;
-    int status = mka_cli_resume_load(cli, w->session, &note), pending = note.pending;
+    mka_cli_kept note = {.pending = -1};
+    int status =
+        cli->options.remember != NULL ? mka_cli_resume_remember(cli, w->session) : mka_cli_resume_load(cli, w->session, &note);
+    int pending = note.pending;
     mka_cli_kept_free(&note);
     if (status != 0) return status;
     const int *held = mka_session_tokens(w->session);
@@ -105,7 +107,7 @@ static int prepare(mka_cli *cli, work *w) {
     }
     int status = choose_context(cli, w);
     if (status == 0) status = mka_cli_open_session(cli, w->model, w->context, &w->session);
-    if (status == 0 && cli->options.load_session != NULL) status = resume(cli, w);
+    if (status == 0 && w->loaded > 0) status = resume(cli, w);
     /* One token beyond a full context can still be sampled from the last logits. */
     size_t most = status == 0 ? (size_t)mka_session_context(w->session) - (size_t)w->loaded + 1 : 0;
     return status != 0 ? status : mka_cli_answer_prepare(&w->answer, w->model, most);
@@ -143,7 +145,7 @@ int mka_cli_generate(mka_cli *cli) {
     }
     if (cli->options.model == NULL) return mka_cli_usage("generate", "which model? Give one with -m MODEL");
     int status = mka_cli_read_prompt(cli, "generate", &w.text, &w.length);
-    if (status == 0) status = mka_cli_resume_peek(cli, &w.loaded);
+    if (status == 0) status = mka_cli_resume_peek(cli, "generate", &w.loaded);
     if (status == 0) status = mka_cli_open_engine(cli, &w.engine);
     if (status == 0) status = mka_cli_open_model(cli, "generate", w.engine, 0, &w.model);
     if (status == 0) status = prompt_ids(cli, &w);

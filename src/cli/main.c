@@ -36,6 +36,7 @@ static const command commands[] = {
      "Reads one message a line from standard input and answers it. The conversation stays in the session's cache, so that a\n"
      "turn costs only its own tokens. /reset forgets the conversation, /exit or the end of the input leaves, /help helps.\n"
      "Ctrl-C ends an answer; at the prompt it leaves. --json prints one object an answer, as generate does.\n"
+     "--remember puts a saved session before the conversation: the model recalls from its text, and /reset keeps it.\n"
      "--save-session keeps the conversation in a file when it ends, --load-session takes it up again.\n\n"
      "Examples:\n"
      "  mka chat -m model.gguf --system 'You answer in one sentence.'\n"

@@ -178,6 +178,8 @@ static const flag flags[] = {
      "tiered: folder of a nameless file for long-term memory that --ram has no room for"},
     {"--load-session", NULL, "FILE", RUNS, FLAG_TEXT, AT(load_session), 0, 0,
      "go on from a saved session: its tokens are not evaluated again; cache types, window and kind of memory are the file's"},
+    {"--remember", NULL, "FILE", RUNS, FLAG_TEXT, AT(remember), 0, 0,
+     "begin behind the tokens of a saved session, as a memory to recall from: they take the first positions of the context"},
     {"--save-session", NULL, "FILE", RUNS, FLAG_TEXT, AT(save_session), 0, 0,
      "save the session at the end; a file that is there is replaced as a whole"},
     {"--size", NULL, "BYTES", MKA_CLI_BENCH_LIMITS, FLAG_LONG, AT(size), 4096, 1e15,

@@ -41,7 +41,7 @@ typedef enum mka_cli_fill { MKA_CLI_FILL_RANDOM, MKA_CLI_FILL_MODEL } mka_cli_fi
 
 /* Strings are borrowed from argv. */
 typedef struct mka_cli_options {
-    const char *model, *prompt, *file, *router, *cpu, *device, *chat_template, *system, *load_session, *save_session;
+    const char *model, *prompt, *file, *router, *cpu, *device, *chat_template, *system, *load_session, *save_session, *remember;
     int tokens;  /* -n; -1: until the model ends or the context is full; MKA_CLI_UNSET: the command's default */
     int context; /* -c; 0: the command's default */
     int threads, chunk;

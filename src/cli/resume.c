@@ -1,6 +1,6 @@
 /* resume - see resume.h. A note is numbers of 64 bits and texts, each after its length:
  *
- *   mark | pending | messages | past or ~0 | (role | content) of each message */
+ *   mark | base | pending | messages | past or ~0 | (role | content) of each message */
 #include "resume.h"
 
 #include <stdint.h>
@@ -9,14 +9,18 @@
 
 #define MARK UINT64_C(0x31746f6e616b6d) /* "mkanot1": notes of other programs begin otherwise */
 
-int mka_cli_resume_peek(mka_cli *cli, int *tokens) {
+int mka_cli_resume_peek(mka_cli *cli, const char *command, int *tokens) {
     mka_cli_options *o = &cli->options;
     mka_session_file about;
     mka_memory_plan plain;
     mka_error error = {0};
     *tokens = 0;
-    if (o->load_session == NULL) return 0;
-    if (mka_session_peek(o->load_session, &about, &error) != MKA_OK) return mka_cli_failure(&error, 0);
+    const char *path = o->load_session != NULL ? o->load_session : o->remember;
+    if (o->load_session != NULL && o->remember != NULL)
+        return mka_cli_usage(command,
+                             "--load-session and --remember exclude each other; a saved session holds what it remembers");
+    if (path == NULL) return 0;
+    if (mka_session_peek(path, &about, &error) != MKA_OK) return mka_cli_failure(&error, 0);
     *tokens = about.tokens;
     mka_memory_plan_defaults(&plain);
     if (o->key_type == MKA_CLI_UNSET) o->key_type = (int)about.key_type;
@@ -69,6 +73,7 @@ static const char *read_text(reader *r, size_t *length) {
 static int read_note(const void *bytes, size_t size, mka_cli_kept *note) {
     reader r = {bytes, size, NULL, 1};
     if (read_number(&r) != MARK) return 0;
+    note->base = (int)(int64_t)read_number(&r);
     note->pending = (int)(int64_t)read_number(&r);
     uint64_t count = read_number(&r);
     size_t length;
@@ -92,7 +97,15 @@ int mka_cli_resume_load(mka_cli *cli, mka_session *session, mka_cli_kept *note) 
     *note = (mka_cli_kept){.pending = -1};
     if (mka_session_load(session, cli->options.load_session, &error) != MKA_OK) return mka_cli_failure(&error, 0);
     const void *bytes = mka_session_note(session, &size);
-    return bytes != NULL ? read_note(bytes, size, note) : 0;
+    int status = bytes != NULL ? read_note(bytes, size, note) : 0;
+    if (status == 0 && (note->base < 0 || note->base > mka_session_length(session)))
+        status = mka_cli_error("the session's note is damaged");
+    return status;
+}
+
+int mka_cli_resume_remember(mka_cli *cli, mka_session *session) {
+    mka_error error = {0};
+    return mka_session_load(session, cli->options.remember, &error) == MKA_OK ? 0 : mka_cli_failure(&error, 0);
 }
 
 void mka_cli_kept_free(mka_cli_kept *note) {
@@ -114,12 +127,13 @@ static unsigned char *write_text(unsigned char *at, const char *text, size_t len
 int mka_cli_resume_save(mka_cli *cli, mka_session *session, const mka_cli_kept *note) {
     mka_error error = {0};
     if (cli->options.save_session == NULL) return 0;
-    size_t size = 4 * sizeof(uint64_t) + note->past_length;
+    size_t size = 5 * sizeof(uint64_t) + note->past_length;
     for (int i = 0; i < note->count; i++)
         size += 2 * sizeof(uint64_t) + strlen(note->messages[i].role) + strlen(note->messages[i].content);
     unsigned char *bytes = malloc(size), *at = bytes;
     if (bytes == NULL) return mka_cli_error("out of memory");
     at = write_number(at, MARK);
+    at = write_number(at, (uint64_t)(int64_t)note->base);
     at = write_number(at, (uint64_t)(int64_t)note->pending);
     at = write_number(at, (uint64_t)note->count);
     at = write_text(at, note->past, note->past_length);
