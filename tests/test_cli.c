@@ -19,10 +19,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "bytes.h"
+
 enum { ROOM = 1 << 20, MOST_WORDS = 32 };
 
 static struct {
     const char *program, *golden;
+    char cache[64];   /* a folder that stands for the user's cache */
     char model[4096]; /* a tiny llama, or empty */
     char out[ROOM], err[ROOM];
     int status;
@@ -45,6 +48,7 @@ static void child(char **argv, FILE *in, FILE *out, FILE *err, stream to) {
     if (to == TO_NOWHERE) close(1);
     if (to == TO_FULL) dup2(open("/dev/full", O_WRONLY), 1);
     unsetenv("MKA_LOG");
+    setenv("XDG_CACHE_HOME", run.cache, 1);
     execv(argv[0], argv);
     _exit(99);
 }
@@ -550,6 +554,44 @@ static void test_saved_sessions(void **state) {
     unlink(file);
 }
 
+/* A long prompt a second time, and one that begins alike: the same answer, most of it not evaluated again. */
+static void test_reused_prompts(void **state) {
+    (void)state;
+    need_model();
+    static char text[8192];
+    char sessions[80], command[200];
+    snprintf(sessions, sizeof sessions, "%s/kept", run.cache);
+    for (int i = 0; i < 1200; i++) strcat(text, i % 7 ? "a " : "b ");
+    json_t *ids = NULL;
+    json_int_t prompt = 0;
+    for (int i = 0; i < 5; i++) { /* without, kept, reused, damaged and kept again, continued */
+        const char *const words[] = {"generate", "-m",         run.model, "-f",           "-",      "-n",
+                                     "6",        "--temp",     "0",       "--ignore-eos", "--json", "-c",
+                                     "4096",     "--sessions", sessions,  "--chunk",      "128",    i == 0 ? "--no-reuse" : NULL,
+                                     NULL};
+        if (i == 3) {
+            snprintf(command, sizeof command,
+                     "for f in %s/*.mka; do printf x | dd of=$f bs=1 seek=60000 conv=notrunc 2>/dev/null; done", sessions);
+            assert_int_equal(system(command), 0);
+        }
+        if (i == 4) strcat(text, "c d");
+        mka_to(TO_FILE, text, words);
+        expect(0, i == 3 ? "is damaged" : "");
+        json_t *object = json_out(), *now = json_object_get(object, "ids");
+        json_int_t evaluated = json_integer_value(json_object_get(object, "evaluated_tokens"));
+        prompt = json_integer_value(json_object_get(object, "prompt_tokens"));
+        if (i == 0) ids = json_incref(now);
+        if (i < 4) assert_true(json_equal(ids, now));
+        assert_true(prompt >= 1024);
+        assert_int_equal(evaluated, i == 2 || i == 4 ? prompt - (prompt - 1) / 128 * 128 : prompt);
+        json_decref(object);
+    }
+    json_decref(ids);
+    const char *const words[] = {"generate", "-m", run.model, "-f", "-", "-n", "2", "-c", "4096", "--sessions", "/proc/no", NULL};
+    mka_to(TO_FILE, text, words);
+    expect(0, "warn: cannot make /proc/no");
+}
+
 static void test_limited_ram(void **state) {
     (void)state;
     need_model();
@@ -906,6 +948,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_contexts),
         cmocka_unit_test(test_chat),
         cmocka_unit_test(test_saved_sessions),
+        cmocka_unit_test(test_reused_prompts),
         cmocka_unit_test(test_limited_ram),
         cmocka_unit_test(test_eval),
         cmocka_unit_test(test_bench_limits),
@@ -916,5 +959,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_check),
         cmocka_unit_test(test_check_fails),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    make_folder(run.cache);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    remove_folder(run.cache);
+    return failed;
 }

@@ -9,6 +9,7 @@
 #include "answer.h"
 #include "commands.h"
 #include "resume.h"
+#include "reuse.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -188,7 +189,14 @@ static int answer_turn(mka_cli *cli, chat *c) {
         status = no_room(c, count);
     if (status == 0) {
         mka_cli_catch_interrupt();
-        status = mka_cli_answer_run(cli, &c->answer, c->model, c->session, c->sampler, ids, count, cli->options.tokens);
+        mka_cli_reused reused;
+        status = mka_cli_reuse(cli, c->engine, c->session, ids, count, &reused);
+        for (size_t i = 0; i < reused.done; i++) mka_sampler_accept(c->sampler, ids[i]);
+        if (status == 0)
+            status = mka_cli_answer_run(cli, &c->answer, c->model, c->session, c->sampler, ids + reused.done, count - reused.done,
+                                        cli->options.tokens);
+        c->answer.evaluated += reused.evaluated;
+        c->answer.prefill_seconds += reused.seconds;
         int unread =
             status != 0 || (size_t)mka_session_length(c->session) != (size_t)c->base + c->held_count + count + c->answer.decoded;
         if (status == 0) show_answer(cli, c);

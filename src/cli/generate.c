@@ -2,6 +2,7 @@
 #include "answer.h"
 #include "commands.h"
 #include "resume.h"
+#include "reuse.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -152,7 +153,14 @@ int mka_cli_generate(mka_cli *cli) {
     if (status == 0) status = prepare(cli, &w);
     if (status == 0) {
         mka_cli_catch_interrupt();
-        status = mka_cli_answer_run(cli, &w.answer, w.model, w.session, w.sampler, w.ids, w.count, cli->options.tokens);
+        mka_cli_reused reused;
+        status = mka_cli_reuse(cli, w.engine, w.session, w.ids, w.count, &reused);
+        for (size_t i = 0; i < reused.done; i++) mka_sampler_accept(w.sampler, w.ids[i]);
+        if (status == 0)
+            status = mka_cli_answer_run(cli, &w.answer, w.model, w.session, w.sampler, w.ids + reused.done, w.count - reused.done,
+                                        cli->options.tokens);
+        w.answer.evaluated += reused.evaluated;
+        w.answer.prefill_seconds += reused.seconds;
         if (status == 0) status = report(cli, &w);
     }
     mka_cli_answer_free(&w.answer);

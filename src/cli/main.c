@@ -22,6 +22,7 @@ static const command commands[] = {
     {"generate", MKA_CLI_GENERATE, mka_cli_generate, "-m MODEL (-p TEXT | -f FILE)", "complete a prompt", 0,
      "Completes the prompt as it is and streams the answer to standard output. The context is as large as prompt and answer\n"
      "need unless -c says otherwise. Ctrl-C ends the answer and keeps what is there (exit status 130); a second one kills.\n"
+     "A prompt of 1024 tokens or more is kept on disk, and one that begins like it is not evaluated again up to there.\n"
      "--save-session keeps the session in a file, --load-session goes on from it, with the text of -p or -f or without any.\n"
      "--json prints one object: text, ids, prompt_tokens, new_tokens, prefill_tok_s, decode_tok_s, stop (end, length, context,\n"
      "interrupted), memory {mode, tokens_read, unread_mass_estimate, lost_mass_bound, bytes_by_tier,\n"

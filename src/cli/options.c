@@ -178,6 +178,10 @@ static const flag flags[] = {
      "tiered: folder of a nameless file for long-term memory that --ram has no room for"},
     {"--load-session", NULL, "FILE", RUNS, FLAG_TEXT, AT(load_session), 0, 0,
      "go on from a saved session: its tokens are not evaluated again; cache types, window and kind of memory are the file's"},
+    {"--sessions", NULL, "DIR", RUNS, FLAG_TEXT, AT(sessions), 0, 0,
+     "folder where prompts of 1024 tokens and more are kept, so that one that begins alike is not evaluated again; 4 GiB at most "
+     "(default: mka/sessions in $XDG_CACHE_HOME or ~/.cache)"},
+    {"--no-reuse", NULL, NULL, RUNS, FLAG_SET, AT(no_reuse), 0, 0, "evaluate every prompt, and keep none"},
     {"--remember", NULL, "FILE", RUNS, FLAG_TEXT, AT(remember), 0, 0,
      "begin behind the tokens of a saved session, as a memory to recall from: they take the first positions of the context"},
     {"--save-session", NULL, "FILE", RUNS, FLAG_TEXT, AT(save_session), 0, 0,

@@ -65,6 +65,8 @@ typedef struct mka_cli_options {
     mka_cli_list threads_list, phases, variants, heads, kv_heads, head_dims, q_lens, kv_lens, kv_types, depths, memories;
     long long size;
     int repeats, prompt_tokens, fill; /* fill: an mka_cli_fill, or MKA_CLI_UNSET */
+    const char *sessions;             /* folder of kept prompts */
+    int no_reuse;
     int verbose, json, exact, chat, ignore_eos, no_parse_special, no_bos, help;
     const char **arguments; /* what is not a flag; points into the caller's array */
     int argument_count;
