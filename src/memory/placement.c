@@ -190,7 +190,7 @@ void mka_placement_log(const mka_placement *p, const mka_engine *engine) {
 /* ---- ask ---- */
 
 enum { BATCH = 1024 };
-static const size_t most_asked = (size_t)1 << 18; /* pages of one array; of a larger one every so many stand for the rest */
+static const size_t most_asked = (size_t)1 << 14; /* pages of one range; of a larger one every so many stand for the rest */
 
 typedef struct asking {
     const mka_placement *placement;
@@ -207,7 +207,8 @@ static int index_in(const mka_numa_report *r, int number) {
 static void ask_range(void *user, unsigned char *pages, size_t bytes, int node) {
     asking *a = user;
     mka_numa_report *r = a->report;
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), count = bytes / page, step = count / most_asked + 1;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), count = bytes / page,
+           step = (count / most_asked + 1) | 1; /* odd: of pages that take turns all are met */
     int planned = index_in(r, node);
     for (size_t at = 0; at < count && r->known;) {
         void *ask[BATCH];
