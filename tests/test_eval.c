@@ -153,6 +153,14 @@ static void test_recall_contracts(void **state) {
         assert_true(fabs(number(line, "lost_mass_bound") - 0.05) < 1e-6);
         json_decref(line);
     }
+    RECALL("--recall", "auto", "--samples", "3", "-s", "4");
+    expect(0, "");
+    all = json_line(-1);
+    json_t *head = json_line(0);
+    assert_true(number(all, "samples") == 3 && number(all, "decoded") == 60);
+    assert_true(number(head, "queries") == 60 && number(head, "compared") == 30);
+    json_decref(head);
+    json_decref(all);
     RECALL("--recall", "tokens=16");
     expect(0, "");
     all = json_line(-1);

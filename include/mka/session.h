@@ -121,11 +121,16 @@ typedef struct mka_session_usage {
 /* What attention read by tier, since the session was made. MKA_OK's only. */
 MKA_API void mka_session_get_used(const mka_session *session, mka_used *used);
 
-/* From here on counts what every head does (mka_session_get_head_used); with compare 1 every query of a call with a single token
- * is also answered by reading everything, which takes that long. Can be called at any time; MKA_NO_MEMORY at the first. */
-MKA_API mka_status mka_session_watch(mka_session *session, int compare, mka_error *error);
+typedef enum mka_watch_mode {
+    MKA_WATCH_OFF,
+    MKA_WATCH_COUNT,  /* what every head reads (mka_session_get_head_used) */
+    MKA_WATCH_COMPARE /* and every query of a call with a single token is also answered by reading everything, which takes long */
+} mka_watch_mode;
 
-/* What a key/value head did since the first mka_session_watch. 0 where nothing was counted: a layer without tiers, or no watch.
+/* Holds from the next call on; can be changed at any time. MKA_NO_MEMORY at the first that is not MKA_WATCH_OFF. */
+MKA_API mka_status mka_session_watch(mka_session *session, mka_watch_mode mode, mka_error *error);
+
+/* What a key/value head did while it was watched. 0 where nothing was counted: a layer without tiers, or no watch.
  */
 MKA_API int mka_session_get_head_used(const mka_session *session, int layer, int head, mka_head_used *used);
 

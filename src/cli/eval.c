@@ -81,18 +81,20 @@ void mka_eval_recall_name(const mka_recall *r, char name[32]) {
         snprintf(name, 32, "auto");
 }
 
-void mka_eval_used(const mka_session *session, const mka_used *before, mka_used *u) {
-    mka_session_get_used(session, u);
-    u->queries -= before->queries;
-    u->long_tokens -= before->long_tokens;
-    u->scored_tokens -= before->scored_tokens;
-    u->read_tokens -= before->read_tokens;
-    u->local_bytes -= before->local_bytes;
-    u->mean_bytes -= before->mean_bytes;
-    u->scan_bytes -= before->scan_bytes;
-    u->key_bytes -= before->key_bytes;
-    u->value_bytes -= before->value_bytes;
-    u->unread_mass -= before->unread_mass;
+void mka_eval_used(const mka_session *session, const mka_used *before, mka_used *sum) {
+    mka_used now;
+    mka_session_get_used(session, &now);
+    sum->queries += now.queries - before->queries;
+    sum->long_tokens += now.long_tokens - before->long_tokens;
+    sum->scored_tokens += now.scored_tokens - before->scored_tokens;
+    sum->read_tokens += now.read_tokens - before->read_tokens;
+    sum->local_bytes += now.local_bytes - before->local_bytes;
+    sum->mean_bytes += now.mean_bytes - before->mean_bytes;
+    sum->scan_bytes += now.scan_bytes - before->scan_bytes;
+    sum->key_bytes += now.key_bytes - before->key_bytes;
+    sum->value_bytes += now.value_bytes - before->value_bytes;
+    sum->unread_mass += now.unread_mass - before->unread_mass;
+    if (now.lost_bound > sum->lost_bound) sum->lost_bound = now.lost_bound;
 }
 
 double mka_eval_mean(double sum, double count) {

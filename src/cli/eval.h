@@ -35,8 +35,8 @@ int mka_eval_context(const mka_eval *eval, int usual);
 /* What a contract is called on the command line: "auto", "p=0.95", ... */
 void mka_eval_recall_name(const mka_recall *recall, char name[32]);
 
-/* *since = what a session used after before. */
-void mka_eval_used(const mka_session *session, const mka_used *before, mka_used *since);
+/* *sum += what a session used after before. */
+void mka_eval_used(const mka_session *session, const mka_used *before, mka_used *sum);
 
 /* {local, session, longterm, signs, keys, values}: bytes a token of tokens; longterm is the sum of the last three. */
 json_t *mka_eval_tiers_json(const mka_used *used, double tokens);

@@ -10,7 +10,7 @@
  * nats of noise (SmolLM2-135M, reading every token), which hides what is to be measured.
  */
 #include "commands.h"
-#include "eval.h"
+#include "eval_texts.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -20,12 +20,14 @@ enum { DEFAULT_CONTEXT = 8192, DEFAULT_DECODED = 256, COMPARED = 256 };
 
 typedef struct work {
     mka_eval e;
-    int *ids;
-    size_t count, decoded;
+    int *text; /* all tokens, text_count of them */
+    size_t text_count;
+    int *ids; /* those of the present sample */
+    size_t count, decoded, samples;
     mka_session *tiered, *dense;
     float *logits[2]; /* tiered, dense */
     int heads_wanted;
-    mka_used before, used;       /* of the tiered session: before decoding, while decoding */
+    mka_used used;               /* of the tiered session: before decoding, while decoding */
     uint64_t dense_bytes, bytes; /* of all layers, while decoding */
     double seconds[2];           /* of decoding */
     double kl, kl_most, nll[2];  /* sums over decoded tokens */
@@ -75,7 +77,8 @@ static int read_prompts(work *w, size_t count) {
 static int step(work *w, int token, int watch) {
     mka_session *sessions[2] = {w->tiered, w->dense};
     mka_error error = {0};
-    if (w->heads_wanted && mka_session_watch(w->tiered, watch, &error) != MKA_OK) return mka_cli_failure(&error, 0);
+    if (w->heads_wanted && mka_session_watch(w->tiered, watch ? MKA_WATCH_COMPARE : MKA_WATCH_COUNT, &error) != MKA_OK)
+        return mka_cli_failure(&error, 0);
     for (int i = 0; i < 2; i++) {
         double start = mka_cli_now();
         if (mka_session_eval(sessions[i], &token, 1, w->logits[i], NULL, NULL, &error) != MKA_OK)
@@ -87,10 +90,12 @@ static int step(work *w, int token, int watch) {
 
 static int decode(work *w) {
     size_t first = w->count - 1 - w->decoded, every = 2 + (w->decoded - 1) / COMPARED, watched = 0;
+    double before = w->seconds[0];
+    mka_used used;
     mka_session_usage from[2], to[2];
     mka_cli_progress progress;
     int status = 0;
-    mka_session_get_used(w->tiered, &w->before);
+    mka_session_get_used(w->tiered, &used);
     mka_session_get_usage(w->tiered, &from[0]);
     mka_session_get_usage(w->dense, &from[1]);
     mka_cli_progress_start(&progress, "decoding");
@@ -102,13 +107,37 @@ static int decode(work *w) {
         mka_cli_progress_step(&progress, i + 1, w->decoded);
     }
     mka_cli_progress_end(&progress);
-    mka_eval_used(w->tiered, &w->before, &w->used);
+    mka_eval_used(w->tiered, &used, &w->used);
     mka_session_get_usage(w->tiered, &to[0]);
     mka_session_get_usage(w->dense, &to[1]);
-    w->bytes = to[0].cache_bytes_read - from[0].cache_bytes_read;
-    w->dense_bytes = to[1].cache_bytes_read - from[1].cache_bytes_read;
+    w->bytes += to[0].cache_bytes_read - from[0].cache_bytes_read;
+    w->dense_bytes += to[1].cache_bytes_read - from[1].cache_bytes_read;
     /* Tokens that were compared head by head do not count as time of tiered decoding, unless there is only one. */
-    if (watched < w->decoded) w->seconds[0] *= (double)w->decoded / (double)(w->decoded - watched);
+    if (watched < w->decoded)
+        w->seconds[0] = before + (w->seconds[0] - before) * (double)w->decoded / (double)(w->decoded - watched);
+    return status;
+}
+
+/* The first sample is the beginning of the text; the others begin where the seed says. BOS stands before each that had one. */
+static void choose_place(work *w, size_t index, uint64_t *random) {
+    size_t place = index > 0 ? mka_eval_below(random, w->text_count - w->count + 1) : 0;
+    memcpy(w->ids, w->text + place, w->count * sizeof *w->ids);
+    if (w->e.special.add_bos && w->text[0] == w->e.special.bos) w->ids[0] = w->e.special.bos;
+}
+
+static int run_samples(work *w) {
+    uint64_t random = w->e.cli->options.sampler.seed;
+    mka_error error = {0};
+    int status = 0;
+    for (size_t i = 0; i < w->samples && status == 0; i++) {
+        choose_place(w, i, &random);
+        if (mka_session_truncate(w->tiered, 0, &error) != MKA_OK || mka_session_truncate(w->dense, 0, &error) != MKA_OK ||
+            mka_session_watch(w->tiered, MKA_WATCH_OFF, &error) != MKA_OK)
+            return mka_cli_failure(&error, 0);
+        status = read_prompts(w, w->count - 1 - w->decoded);
+        if (status == 0) status = decode(w);
+    }
+    w->decoded *= w->samples; /* what the sums are over */
     return status;
 }
 
@@ -195,6 +224,7 @@ static int print_json(work *w) {
     json_object_set_new(out, "file", mka_cli_json_string(o->file));
     json_object_set_new(out, "tokens", json_integer((json_int_t)w->count));
     json_object_set_new(out, "decoded", json_integer((json_int_t)w->decoded));
+    json_object_set_new(out, "samples", json_integer((json_int_t)w->samples));
     json_object_set_new(out, "recall", json_string(recall));
     json_object_set_new(out, "prefill", json_string(o->prefill != 0 ? "dense" : "tiered"));
     json_object_set_new(out, "exact", json_boolean(o->exact));
@@ -220,8 +250,8 @@ static int print_text(work *w) {
     double n = (double)w->decoded, queries = (double)w->used.queries, ppl = exp(w->nll[0] / n), dense = exp(w->nll[1] / n);
     char recall[32];
     mka_eval_recall_name(&o->plan.recall, recall);
-    mka_cli_print(w->e.cli, "%s: %zu tokens, the last %zu decoded; recall %s, window %d, the rest read %s\n", o->file, w->count,
-                  w->decoded, recall, o->plan.window, o->prefill != 0 ? "dense" : "the same way");
+    mka_cli_print(w->e.cli, "%s: %zu tokens, the last ones decoded (%zu in all); recall %s, window %d, the rest read %s\n",
+                  o->file, w->count, w->decoded, recall, o->plan.window, o->prefill != 0 ? "dense" : "the same way");
     mka_cli_print(w->e.cli, "  KL from dense     %.6f nats a token, at most %.6f\n", w->kl / n, w->kl_most);
     mka_cli_print(w->e.cli, "  same first choice %.2f %%\n", 100 * (double)w->agree / n);
     mka_cli_print(w->e.cli, "  perplexity        %.4f, dense %.4f (%+.3f %%)\n", ppl, dense, 100 * (ppl / dense - 1));
@@ -241,7 +271,7 @@ static int print_text(work *w) {
 /* How many tokens are held and decoded, from -c, --max-tokens and the text. */
 static int choose_sizes(work *w) {
     const mka_cli_options *o = &w->e.cli->options;
-    size_t context = (size_t)o->context, have = w->count, least;
+    size_t context = (size_t)o->context, have = w->text_count, least;
     w->decoded = o->max_tokens > 0 ? (size_t)o->max_tokens : DEFAULT_DECODED;
     least = w->decoded + 1 + (size_t)o->plan.sinks + (size_t)o->plan.window + 64;
     if (context == 0) {
@@ -255,7 +285,8 @@ static int choose_sizes(work *w) {
             "%d tokens, and %zu are to be decoded; %zu would do",
             context, o->plan.window, o->plan.window + o->plan.sinks + 64, w->decoded, least);
     w->count = context;
-    return 0;
+    w->ids = malloc(context * sizeof *w->ids);
+    return w->ids != NULL ? 0 : mka_cli_error("out of memory");
 }
 
 static int open_sessions(work *w) {
@@ -274,14 +305,14 @@ int mka_cli_eval_recall(mka_cli *cli) {
     work w = {.heads_wanted = cli->options.json || cli->options.layers};
     if (cli->options.memory == MKA_MEMORY_DENSE)
         return mka_cli_usage("eval recall", "--memory dense has nothing to recall; tiered memory is compared with dense anyway");
-    size_t wanted = cli->options.context > 0 ? (size_t)cli->options.context : DEFAULT_CONTEXT;
+    w.samples = cli->options.samples > 0 ? (size_t)cli->options.samples : 1;
+    size_t wanted = w.samples > 1 ? 0 : cli->options.context > 0 ? (size_t)cli->options.context : DEFAULT_CONTEXT;
     cli->options.exact = !cli->options.rounded;
     int status = mka_eval_open(&w.e, cli, "eval recall");
-    if (status == 0) status = mka_eval_ids(&w.e, wanted, &w.ids, &w.count);
+    if (status == 0) status = mka_eval_ids(&w.e, wanted, &w.text, &w.text_count);
     if (status == 0) status = choose_sizes(&w);
     if (status == 0) status = open_sessions(&w);
-    if (status == 0) status = read_prompts(&w, w.count - 1 - w.decoded);
-    if (status == 0) status = decode(&w);
+    if (status == 0) status = run_samples(&w);
     if (status == 0) {
         print_heads(&w);
         if (cli->options.json)
@@ -289,6 +320,7 @@ int mka_cli_eval_recall(mka_cli *cli) {
         else
             print_text(&w);
     }
+    free(w.text);
     free(w.ids);
     free(w.logits[0]);
     mka_session_destroy(w.tiered);

@@ -224,7 +224,7 @@ static void attend_group(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, 
     if (t->local.shape.value_type == MKA_Q4_0)
         for (size_t i = 0; i < rows; i++) mka_hadamard(t->local.shape.value_dim, part.out + i * (size_t)t->local.shape.value_dim);
     s->used.local_bytes += ops->cache_bytes - before;
-    if (t->heads) mka_watch_local(t, job, ops->cache_bytes - before);
+    if (mka_watch_heads(t)) mka_watch_local(t, job, ops->cache_bytes - before);
     mka_recall_job recall = {.longterm = &t->longterm,
                              .blocks = blocks,
                              .n = job->n,
@@ -236,13 +236,13 @@ static void attend_group(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, 
                              .out = job->out,
                              .rule = &s->plan.recall,
                              .used = &s->used,
-                             .heads_used = t->heads};
+                             .heads_used = mka_watch_heads(t)};
     mka_error error;
-    if (t->heads) mka_watch_begin(s->watch, &recall);
+    if (mka_watch_heads(t)) mka_watch_begin(s->watch, &recall);
     uint64_t far = s->used.scan_bytes + s->used.mean_bytes + s->used.key_bytes + s->used.value_bytes;
     if (mka_recall_run(&s->work, ops, &recall, &error) != MKA_OK) note_failure(s, &error);
     ops->cache_bytes += s->used.scan_bytes + s->used.mean_bytes + s->used.key_bytes + s->used.value_bytes - far;
-    if (t->heads) mka_watch_compare(s->watch, &s->work, ops, &recall);
+    if (mka_watch_heads(t)) mka_watch_compare(s->watch, &s->work, ops, &recall);
 }
 
 static void attend_all(mka_tiers *t, mka_ops *ops, const mka_attend_job *job) {
@@ -251,7 +251,7 @@ static void attend_all(mka_tiers *t, mka_ops *ops, const mka_attend_job *job) {
     mka_local_job(&t->local, job->first + job->n, &whole);
     ops->attend(ops, &whole);
     if (t->shared) t->shared->used.local_bytes += ops->cache_bytes - before;
-    if (t->heads) mka_watch_local(t, job, ops->cache_bytes - before);
+    if (mka_watch_heads(t)) mka_watch_local(t, job, ops->cache_bytes - before);
 }
 
 void mka_tiers_attend(mka_tiers *t, mka_ops *ops, const mka_attend_job *job) {

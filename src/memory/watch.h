@@ -8,15 +8,21 @@
 #include "tiers.h"
 
 typedef struct mka_watch {
-    int compare, heads, value_dim; /* heads, value_dim: at most */
-    int comparing;                 /* the present call is compared */
-    float *read, *whole;           /* [heads] logarithms of partition sums: of what was read, of all */
-    float *out;                    /* [heads][value_dim] */
+    int count, compare;   /* what is wanted */
+    int heads, value_dim; /* at most */
+    int comparing;        /* the present call is compared */
+    float *read, *whole;  /* [heads] logarithms of partition sums: of what was read, of all */
+    float *out;           /* [heads][value_dim] */
 } mka_watch;
 
 /* NULL: no memory. */
 mka_watch *mka_watch_create(int heads, int value_dim);
 void mka_watch_destroy(mka_watch *watch);
+
+/* Where the heads of a layer are counted; NULL while nobody watches. */
+static inline mka_head_used *mka_watch_heads(const mka_tiers *tiers) {
+    return tiers->heads && tiers->shared->watch->count ? tiers->heads : NULL;
+}
 
 /* Counts bytes that a call read of the local tier, and what dense attention would have. */
 void mka_watch_local(mka_tiers *tiers, const mka_attend_job *job, uint64_t bytes);

@@ -25,10 +25,13 @@ static mka_status start(mka_session *s, mka_error *error) {
     return MKA_OK;
 }
 
-mka_status mka_session_watch(mka_session *s, int compare, mka_error *error) {
+mka_status mka_session_watch(mka_session *s, mka_watch_mode mode, mka_error *error) {
     mka_succeed(error);
-    mka_status status = s->tiered && !s->tiers.watch ? start(s, error) : MKA_OK;
-    if (!status && s->tiers.watch) s->tiers.watch->compare = compare;
+    mka_status status = s->tiered && !s->tiers.watch && mode != MKA_WATCH_OFF ? start(s, error) : MKA_OK;
+    if (!status && s->tiers.watch) {
+        s->tiers.watch->count = mode != MKA_WATCH_OFF;
+        s->tiers.watch->compare = mode == MKA_WATCH_COMPARE;
+    }
     return status;
 }
 
