@@ -4,28 +4,22 @@
  * of every key and value that a query sees). Rows take turns, so that all of them meet the same moods of the machine; those that
  * differ only in length share a cache, of which each attends to its first tokens.
  */
-#include "bench.h"
+#include "bench_store.h"
 #include "commands.h"
 
 #include <math.h>
-#include <mka/attention.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_ROWS = 1024, LEVELS = 3, FILL = 64 };
+enum { MOST_ROWS = 1024 };
 
-/* Caches of one engine, variant, shape and type; levels of them for mka. */
-typedef struct store {
-    int engine, variant, heads, kv_heads, head_dim, type, context, queries, levels;
-    int key_dim, value_dim;
-    mka_kv *kv[LEVELS];
-    float *q, *out, *mixed; /* [queries][heads][...] */
-} store;
+typedef mka_bench_store store;
 
 typedef struct line {
     mka_bench_row row;
     store *store;
     int phase, q_len, kv_len;
+    double error;    /* tiered: of the outputs against the dense row's; negative: unknown */
     double estimate; /* seconds of a call, from the warm-up */
 } line;
 
@@ -34,87 +28,8 @@ typedef struct run {
     line *lines;
     store *stores;
     int line_count, store_count;
-    uint64_t state;
-    mka_file *file; /* of --kv, or NULL */
-    const mka_tensor *keys, *values;
+    mka_bench_kv kv;
 } run;
-
-/* ---- the caches ---- */
-
-/* Uniform with variance 1: scores of unit variance too, as trained models have them after scaling. */
-static void random_floats(uint64_t *state, size_t n, float *x) {
-    uint64_t s = *state;
-    for (size_t i = 0; i < n; i++) {
-        s = s * 6364136223846793005u + 1442695040888963407u;
-        x[i] = (float)(int32_t)(uint32_t)(s >> 32) * (1.7320508F * 0x1p-31F);
-    }
-    *state = s;
-}
-
-/* Sizes of in.k and in.v: heads, tokens, width. Files of the reference have a batch of one before them. */
-static int64_t recorded_size(const mka_tensor *t, int dimension) {
-    return t->shape[t->rank - 3 + dimension];
-}
-
-/* Tokens first.. of a recorded [kv_heads][tokens][head_dim], which repeats itself beyond its end. */
-static void recorded(const mka_tensor *t, int kv_heads, int dim, int first, int n, float *x) {
-    int64_t tokens = recorded_size(t, 1);
-    for (int i = 0; i < n; i++)
-        for (int h = 0; h < kv_heads; h++)
-            memcpy(x + ((size_t)i * (size_t)kv_heads + (size_t)h) * (size_t)dim,
-                   (const float *)t->data + ((int64_t)h * tokens + (first + i) % tokens) * dim, (size_t)dim * sizeof(float));
-}
-
-static int fill_store(run *r, store *s, int level) {
-    size_t key = (size_t)s->kv_heads * (size_t)s->key_dim, value = (size_t)s->kv_heads * (size_t)s->value_dim;
-    float *rows = malloc(FILL * (key + value) * sizeof *rows);
-    mka_error error = {0};
-    int status = rows != NULL ? 0 : mka_cli_error("out of memory");
-    for (int done = 0; done < s->context && status == 0; done += FILL) {
-        int n = s->context - done < FILL ? s->context - done : FILL;
-        if (r->file != NULL) {
-            recorded(r->keys, s->kv_heads, s->key_dim, done, n, rows);
-            recorded(r->values, s->kv_heads, s->value_dim, done, n, rows + (size_t)n * key);
-        } else {
-            random_floats(&r->state, (size_t)n * (key + value), rows);
-        }
-        const float *values = s->variant == MKA_CLI_MLA ? NULL : rows + (size_t)n * key;
-        if (mka_kv_append(s->kv[level], n, rows, values, &error) != MKA_OK) status = mka_cli_failure(&error, 0);
-        if (mka_cli_interrupted()) status = 130;
-    }
-    free(rows);
-    return status;
-}
-
-static int make_store(run *r, store *s) {
-    mka_kv_options options;
-    mka_error error = {0};
-    mka_kv_defaults(&options);
-    options.heads = s->heads;
-    options.kv_heads = s->kv_heads;
-    options.key_dim = s->key_dim;
-    options.value_dim = s->value_dim;
-    options.shared = s->variant == MKA_CLI_MLA;
-    options.context = s->context;
-    options.numa = r->bench.cli->options.plan.numa;
-    options.queries = s->queries;
-    options.key_type = options.value_type = (mka_type)s->type;
-    for (int level = 0; level < s->levels; level++) {
-        if (mka_kv_create(r->bench.engine[s->engine], &options, &s->kv[level], &error) != MKA_OK)
-            return mka_cli_failure(&error, 1);
-        int status = fill_store(r, s, level);
-        if (status == 0) status = mka_bench_step(&r->bench);
-        if (status != 0) return status;
-    }
-    size_t q = (size_t)s->queries * (size_t)s->heads * (size_t)s->key_dim;
-    size_t out = (size_t)s->queries * (size_t)s->heads * (size_t)s->value_dim;
-    s->q = malloc(q * sizeof *s->q);
-    s->out = malloc(out * sizeof *s->out);
-    s->mixed = malloc(out * sizeof *s->mixed);
-    if (s->q == NULL || s->out == NULL || s->mixed == NULL) return mka_cli_error("out of memory");
-    random_floats(&r->state, q, s->q);
-    return 0;
-}
 
 /* ---- the rows ---- */
 
@@ -128,22 +43,19 @@ static int *pick(mka_cli_list *list, int fallback, int *count) {
 }
 
 /* The caches that a row reads: those of an earlier row that differs in lengths only, or new ones. */
-static store *find_store(run *r, store wanted, int context, int queries) {
+static store *find_store(run *r, store wanted) {
     store *s = r->stores;
-    for (; s < r->stores + r->store_count; s++)
-        if (s->engine == wanted.engine && s->variant == wanted.variant && s->heads == wanted.heads &&
-            s->kv_heads == wanted.kv_heads && s->head_dim == wanted.head_dim && s->type == wanted.type)
-            break;
+    while (s < r->stores + r->store_count && !mka_bench_store_same(s, &wanted, &r->kv)) s++;
     if (s == r->stores + r->store_count) {
         *s = wanted;
         int mla = s->variant == MKA_CLI_MLA;
         s->key_dim = mla ? 4 * s->head_dim + s->head_dim / 2 : s->head_dim;
         s->value_dim = mla ? 4 * s->head_dim : s->head_dim;
-        s->levels = s->variant == MKA_CLI_MKA ? LEVELS : 1;
+        s->levels = s->variant == MKA_CLI_MKA ? MKA_BENCH_LEVELS : 1;
         r->store_count++;
     }
-    if (context > s->context) s->context = context;
-    if (queries > s->queries) s->queries = queries;
+    if (wanted.context > s->context) s->context = wanted.context;
+    if (wanted.queries > s->queries) s->queries = wanted.queries;
     return s;
 }
 
@@ -160,7 +72,9 @@ static int add_line(run *r, store wanted, int phase, int q_len, int kv_len) {
     line *l = &r->lines[r->line_count++];
     *l = (line){.phase = phase, .q_len = q_len, .kv_len = kv_len};
     l->row.engine = wanted.engine;
-    l->store = find_store(r, wanted, kv_len, q_len);
+    wanted.context = kv_len;
+    wanted.queries = q_len;
+    l->store = find_store(r, wanted);
     return 0;
 }
 
@@ -176,6 +90,24 @@ static int add_lengths(run *r, store wanted) {
             pick(&q, phase[p] == MKA_CLI_DECODE ? 1 : 512, &qs);
             for (int i = 0; i < qs && status == 0; i++) status = add_line(r, wanted, phase[p], q.items[i], kv[k]);
         }
+    return status;
+}
+
+/* Rows of one kind of cache, in every kind of memory. */
+static int add_memories(run *r, store wanted) {
+    mka_cli_options *o = &r->bench.cli->options;
+    int count, status = 0;
+    const int *memory = pick(&o->memories, MKA_MEMORY_DENSE, &count);
+    for (int i = 0; i < count && status == 0; i++) {
+        wanted.tiered = memory[i] == MKA_MEMORY_TIERED;
+        if (memory[i] == MKA_MEMORY_AUTO)
+            return mka_cli_usage("bench attention",
+                                 "--memory auto: attention alone is measured dense or tiered; name one, or both");
+        if (wanted.tiered && (wanted.variant == MKA_CLI_MLA || wanted.variant == MKA_CLI_MKA))
+            return mka_cli_usage("bench attention", "--memory tiered: %s has no tiers here; gqa, mha, mqa and fastmka have",
+                                 mka_cli_variant_name(wanted.variant));
+        status = add_lengths(r, wanted);
+    }
     return status;
 }
 
@@ -197,21 +129,32 @@ static int add_lines(run *r) {
                                             .kv_heads = kv_heads_of(variant[v], head[h], kv_head[k]),
                                             .head_dim = dim[d],
                                             .type = type[t]};
-                            status = add_lengths(r, wanted);
+                            status = add_memories(r, wanted);
                         }
     return status;
 }
 
-/* What the row reads and computes, and with which unit. */
+static uint64_t used_bytes(const mka_used *u) {
+    return u->local_bytes + u->mean_bytes + u->scan_bytes + u->key_bytes + u->value_bytes;
+}
+
+/* What the row reads and computes, and with which unit. A tiered row is held against what it did read, once it has been called.
+ */
 static int declare(run *r, line *l) {
     const store *s = l->store;
-    mka_kv_info info;
-    mka_kv_get_info(s->kv[0], &info);
     /* Query i of q sees kv - q + 1 + i tokens. */
     double pairs = (double)l->q_len * (l->kv_len - 0.5 * (l->q_len - 1));
-    l->row.bytes = (double)info.token_bytes * l->kv_len * s->levels;
-    l->row.flops = 2.0 * s->heads * (s->key_dim + s->value_dim) * pairs * s->levels;
-    l->row.unit = l->phase == MKA_CLI_PREFILL ? info.prefill_unit : info.decode_unit;
+    l->row.unit = MKA_UNITS;
+    if (s->tiered) {
+        if (mka_bench_store_attend(l->store, l->kv_len, l->q_len) != 0) return 1;
+        l->row.bytes = (double)used_bytes(&s->used);
+    } else {
+        mka_kv_info info;
+        mka_kv_get_info(s->kv[0], &info);
+        l->row.bytes = (double)info.token_bytes * l->kv_len * s->levels;
+        l->row.flops = 2.0 * s->heads * (s->key_dim + s->value_dim) * pairs * s->levels;
+        l->row.unit = l->phase == MKA_CLI_PREFILL ? info.prefill_unit : info.decode_unit;
+    }
     l->row.buffer = (size_t)l->row.bytes;
     int status = mka_bench_row_make(&r->bench, &l->row);
     return status != 0 ? status : mka_bench_buffer(&r->bench, s->engine, l->row.buffer);
@@ -220,15 +163,7 @@ static int declare(run *r, line *l) {
 /* ---- measuring ---- */
 
 static int attend(const line *l) {
-    store *s = l->store;
-    mka_error error = {0};
-    size_t out = (size_t)l->q_len * (size_t)s->heads * (size_t)s->value_dim;
-    for (int level = 0; level < s->levels; level++) {
-        if (mka_kv_attend(s->kv[level], l->kv_len, l->q_len, s->q, s->out, &error) != MKA_OK) return mka_cli_failure(&error, 0);
-        const float weight = 1.0F / (float)s->levels; /* the router's answer */
-        for (size_t i = 0; s->levels > 1 && i < out; i++) s->mixed[i] = (level > 0 ? s->mixed[i] : 0) + weight * s->out[i];
-    }
-    return 0;
+    return mka_bench_store_attend(l->store, l->kv_len, l->q_len);
 }
 
 /* A sample is taken as the limits' are: short calls are repeated until there is something to measure, and the best of three such
@@ -259,7 +194,7 @@ static int warm_up(run *r, line *l) {
 }
 
 static int all_finite(const line *l) {
-    const float *out = l->store->levels > 1 ? l->store->mixed : l->store->out;
+    const float *out = mka_bench_store_out(l->store);
     for (size_t i = 0; i < (size_t)l->store->heads * (size_t)l->store->value_dim; i++)
         if (!isfinite(out[i])) return 0;
     return 1;
@@ -276,7 +211,73 @@ static int measure(run *r) {
     return status;
 }
 
+/* How far a tiered row's outputs are from those of the dense row of the same shape, relative to their size; -1 without one. */
+static int compare(run *r, line *l) {
+    l->error = -1;
+    for (line *d = r->lines; d < r->lines + r->line_count && l->store->tiered; d++) {
+        store like = *l->store;
+        like.tiered = 0;
+        if (d->store->tiered || d->phase != l->phase || d->q_len != l->q_len || d->kv_len != l->kv_len ||
+            d->store->context != like.context || !mka_bench_store_same(d->store, &like, &r->kv) ||
+            r->kv.source == MKA_BENCH_RANDOM)
+            continue;
+        if (attend(l) != 0 || attend(d) != 0) return 1;
+        const float *a = mka_bench_store_out(l->store), *b = mka_bench_store_out(d->store);
+        double difference = 0, size = 0;
+        for (size_t i = 0; i < (size_t)l->q_len * (size_t)like.heads * (size_t)like.value_dim; i++) {
+            difference += (double)(a[i] - b[i]) * (double)(a[i] - b[i]);
+            size += (double)b[i] * (double)b[i];
+        }
+        l->error = sqrt(difference / size);
+        return 0;
+    }
+    return 0;
+}
+
 /* ---- output ---- */
+
+static json_t *memory_json(const line *l) {
+    const store *s = l->store;
+    const mka_used *u = &s->used;
+    if (!s->tiered) return json_pack("{s:s}", "mode", "dense");
+    double pairs = u->queries > 0 ? (double)u->queries : 1;
+    json_t *out = json_pack("{s:s, s:o, s:o, s:o, s:o, s:{s:I, s:I, s:I, s:I, s:I}}", "mode", "tiered", "long_tokens",
+                            mka_cli_json_real((double)u->long_tokens / pairs), "tokens_scored",
+                            mka_cli_json_real((double)u->scored_tokens / pairs), "tokens_read",
+                            mka_cli_json_real((double)u->read_tokens / pairs), "unread_mass_estimate",
+                            mka_cli_json_real(u->unread_mass / pairs), "bytes_by_tier", "local", (json_int_t)u->local_bytes,
+                            "means", (json_int_t)u->mean_bytes, "scan", (json_int_t)u->scan_bytes, "keys",
+                            (json_int_t)u->key_bytes, "values", (json_int_t)u->value_bytes);
+    if (l->error >= 0) json_object_set_new(out, "output_rel_err", mka_cli_json_real(l->error));
+    if (s->concentration != NULL) {
+        json_t *heads = json_array();
+        for (int h = 0; h < s->kv_heads; h++)
+            json_array_append_new(heads, json_pack("{s:o, s:i}", "long_mass", mka_cli_json_real(s->concentration[h].long_mass),
+                                                   "tokens_98", s->concentration[h].tokens));
+        json_object_set_new(out, "concentration", heads);
+    }
+    return out;
+}
+
+/* A second line of a tiered row. */
+static void print_memory(run *r, const line *l) {
+    const store *s = l->store;
+    const mka_used *u = &s->used;
+    if (!s->tiered) return;
+    double pairs = u->queries > 0 ? (double)u->queries : 1;
+    mka_cli_print(
+        r->bench.cli,
+        "        tiered: of %.0f long-term tokens a head %.0f keys and %.0f values read, %.2f %% of the mass estimated; MB: "
+        "local %.2f means %.2f scan %.2f keys %.2f values %.2f",
+        (double)u->long_tokens / pairs, (double)u->scored_tokens / pairs, (double)u->read_tokens / pairs,
+        100 * u->unread_mass / pairs, 1e-6 * (double)u->local_bytes, 1e-6 * (double)u->mean_bytes, 1e-6 * (double)u->scan_bytes,
+        1e-6 * (double)u->key_bytes, 1e-6 * (double)u->value_bytes);
+    if (l->error >= 0) mka_cli_print(r->bench.cli, "; output off by %.4f of its size", l->error);
+    mka_cli_print(r->bench.cli, "\n");
+    for (int h = 0; s->concentration != NULL && h < s->kv_heads; h++)
+        mka_cli_print(r->bench.cli, "        head %d: long-term mass %.3f, all but 0.02 of the whole in %d tokens\n", h,
+                      s->concentration[h].long_mass, s->concentration[h].tokens);
+}
 
 static void print_json(run *r, line *l, const mka_bench_result *result) {
     const store *s = l->store;
@@ -290,7 +291,7 @@ static void print_json(run *r, line *l, const mka_bench_result *result) {
     json_object_set_new(out, "q_len", json_integer(l->q_len));
     json_object_set_new(out, "kv_len", json_integer(l->kv_len));
     json_object_set_new(out, "kv_type", json_string(mka_cli_type_name((mka_type)s->type)));
-    json_object_set_new(out, "memory", json_pack("{s:s}", "mode", "dense"));
+    json_object_set_new(out, "memory", memory_json(l));
     json_object_set_new(out, "ms", mka_bench_spread_json(&ms));
     mka_bench_row_json(&r->bench, &l->row, result, out);
     mka_cli_json(r->bench.cli, out);
@@ -320,72 +321,46 @@ static void print_all(run *r) {
         if (r->bench.cli->options.json)
             print_json(r, &r->lines[i], &result);
         else
-            print_line(r, &r->lines[i], &result);
+            print_line(r, &r->lines[i], &result), print_memory(r, &r->lines[i]);
     }
-}
-
-/* ---- --kv FILE ---- */
-
-static int find_recorded(run *r, const char *path, const char *name, const mka_tensor **tensor) {
-    const mka_tensor *t = *tensor = mka_file_find(r->file, name);
-    if (t == NULL) return mka_cli_error("%s: tensor %s is missing", path, name);
-    if (t->type != MKA_F32 || t->rank < 3 || (t->rank == 4 && t->shape[0] != 1) || recorded_size(t, 1) < 1)
-        return mka_cli_error("%s: tensor %s is not float32 [kv_heads][tokens][head_dim]", path, name);
-    return 0;
-}
-
-static int open_recorded(run *r) {
-    const char *path = r->bench.cli->options.kv;
-    mka_error error = {0};
-    if (path == NULL || strcmp(path, "random") == 0) return 0;
-    if (mka_file_open(path, &r->file, &error) != MKA_OK) return mka_cli_failure(&error, 0);
-    int status = find_recorded(r, path, "in.k", &r->keys);
-    return status != 0 ? status : find_recorded(r, path, "in.v", &r->values);
 }
 
 /* Each cache must be of the recorded shape. */
 static int check_recorded(const run *r) {
-    for (int i = 0; r->file != NULL && i < r->store_count; i++) {
+    int status = 0;
+    for (int i = 0; r->kv.source == MKA_BENCH_RECORDED && i < r->store_count && status == 0; i++) {
         const store *s = &r->stores[i];
+        mka_bench_kv_shape shape = {s->heads, s->kv_heads, s->key_dim, s->value_dim, s->context};
         if (s->variant == MKA_CLI_MLA) return mka_cli_usage("bench attention", "--kv FILE: mla has no keys and values of heads");
-        if (recorded_size(r->keys, 0) != s->kv_heads || recorded_size(r->keys, 2) != s->head_dim ||
-            recorded_size(r->values, 0) != s->kv_heads || recorded_size(r->values, 2) != s->head_dim)
-            return mka_cli_error("%s: %lld key/value heads of width %lld; the rows ask for %d of %d (--kv-heads, --head-dim)",
-                                 r->bench.cli->options.kv, (long long)recorded_size(r->keys, 0),
-                                 (long long)recorded_size(r->keys, 2), s->kv_heads, s->head_dim);
+        status = mka_bench_kv_check(&r->kv, &shape);
     }
-    return 0;
+    return status;
 }
 
 static void close_run(run *r) {
-    for (int i = 0; i < r->store_count; i++) {
-        store *s = &r->stores[i];
-        for (int level = 0; level < LEVELS; level++) mka_kv_destroy(s->kv[level]);
-        free(s->q);
-        free(s->out);
-        free(s->mixed);
-    }
+    for (int i = 0; i < r->store_count; i++) mka_bench_store_free(&r->stores[i]);
     for (int i = 0; i < r->line_count; i++) mka_bench_row_free(&r->lines[i].row);
     free(r->lines);
     free(r->stores);
-    mka_file_close(r->file);
+    mka_bench_kv_close(&r->kv);
     mka_bench_close(&r->bench);
 }
 
 int mka_cli_bench_attention(mka_cli *cli) {
-    run r = {.state = 1};
+    run r = {.lines = NULL};
     int status = mka_bench_open(&r.bench, cli);
     r.lines = calloc(MOST_ROWS, sizeof *r.lines);
     r.stores = calloc(MOST_ROWS, sizeof *r.stores);
     if (status == 0 && (r.lines == NULL || r.stores == NULL)) status = mka_cli_error("out of memory");
+    if (status == 0) status = mka_bench_kv_open(&r.kv, cli->options.kv);
     if (status == 0) status = add_lines(&r);
-    if (status == 0) status = open_recorded(&r);
     if (status == 0) status = check_recorded(&r);
     for (int i = 0; i < r.store_count; i++) r.bench.total += (size_t)r.stores[i].levels;
     r.bench.total += (size_t)r.line_count * (size_t)(cli->options.repeats + 1);
-    for (int i = 0; i < r.store_count && status == 0; i++) status = make_store(&r, &r.stores[i]);
+    for (int i = 0; i < r.store_count && status == 0; i++) status = mka_bench_store_make(&r.bench, &r.kv, &r.stores[i]);
     for (int i = 0; i < r.line_count && status == 0; i++) status = declare(&r, &r.lines[i]);
     if (status == 0) status = measure(&r);
+    for (int i = 0; i < r.line_count && status == 0; i++) status = compare(&r, &r.lines[i]);
     if (status == 0) print_all(&r);
     close_run(&r);
     return status;

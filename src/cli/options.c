@@ -155,8 +155,9 @@ static const flag flags[] = {
     {"--q-len", NULL, "LIST", LAYERS, FLAG_NUMBERS, AT(q_lens), 1, 8192, "queries at once (default: decode 1, prefill 512)"},
     {"--kv-len", NULL, "LIST", LAYERS, FLAG_NUMBERS, AT(kv_lens), 1, 1 << 27, "tokens in the cache (default 32768)"},
     {"--kv-type", NULL, "LIST", LAYERS, FLAG_TYPES, AT(kv_types), 0, 0, "cache types: f32, f16 (default), bf16, q8, q4"},
-    {"--kv", NULL, "random|FILE", LAYERS, FLAG_TEXT, AT(kv), 0, 0,
-     "keys and values: random (default), or in.k and in.v [kv_heads][tokens][head_dim] of a safetensors file, over and over"},
+    {"--kv", NULL, "SOURCE", LAYERS, FLAG_TEXT, AT(kv), 0, 0,
+     "keys and values: random (default), concentrated (softmax as a trained model's), or a file's in.k and in.v "
+     "[kv_heads][tokens][head_dim] over and over"},
     {"--memory", NULL, "LIST", LAYERS | WHOLE, FLAG_MEMORIES, AT(memories), 0, 0,
      "dense, tiered, or auto: a row each (default: attention dense, model auto)"},
     {"--memory", NULL, "MODE", TIERED, FLAG_MEMORY, AT(memory), 0, 0,
@@ -471,8 +472,6 @@ static int list_item(const char *name, const flag *f, const char *typed, const c
         *item = (int)whole;
         return 0;
     }
-    if (f->kind == FLAG_MEMORIES && strcmp(part, "dense") != 0)
-        return mka_cli_usage(name, "--memory %s: the benchmarks of this version measure dense memory only", part);
     int index = choose(name, typed, part, words_of(f->kind));
     if (index < 0) return 2;
     *item = f->kind == FLAG_TYPES                               ? (int)type_values[index]
