@@ -13,12 +13,13 @@
 enum {
     MOST_VARIANTS = 4,
     MOST_MODELS = MOST_VARIANTS * MKA_CLI_LIST,
-    MOST_DEPTHS = MOST_MODELS * MKA_CLI_LIST,
+    MOST_MEMORIES = 3,
+    MOST_DEPTHS = MOST_MODELS * MKA_CLI_LIST * MOST_MEMORIES,
     LIMIT_BUFFER = 1 << 30
 };
 
 typedef struct timeline {
-    int engine, model, depth;
+    int engine, model, depth, memory; /* an mka_memory_mode */
     mka_session *session;
 } timeline;
 
@@ -71,6 +72,7 @@ static int open_shape(run *r, int engine, int variant) {
 static int open_models(run *r) {
     mka_cli *cli = r->bench.cli;
     int status = 0;
+    if (cli->options.memories.count > MOST_MEMORIES) return mka_cli_usage("bench model", "--memory: %d at most", MOST_MEMORIES);
     if (cli->options.shape != NULL && cli->options.model != NULL)
         return mka_cli_usage("bench model", "-m and --shape exclude each other; give one");
     if (cli->options.shape == NULL && cli->options.model == NULL)
@@ -107,10 +109,14 @@ static void add_line(run *r, timeline *t, int phase, int tokens) {
 static void add_lines(run *r) {
     const mka_cli_options *o = &r->bench.cli->options;
     int depths = o->depths.count > 0 ? o->depths.count : 1, decoded = o->tokens != MKA_CLI_UNSET ? o->tokens : 32;
+    int memories = o->memories.count > 0 ? o->memories.count : 1, models = r->models * memories;
     for (int i = 0; i < depths; i++)
-        for (int m = 0; m < r->models; m++) {
+        for (int m = 0; m < models; m++) {
             timeline *t = &r->timelines[r->timeline_count++];
-            *t = (timeline){.engine = m % r->bench.engines, .model = m, .depth = o->depths.count > 0 ? o->depths.items[i] : 0};
+            *t = (timeline){.engine = m / memories % r->bench.engines,
+                            .model = m / memories,
+                            .depth = o->depths.count > 0 ? o->depths.items[i] : 0,
+                            .memory = o->memories.count > 0 ? o->memories.items[m % memories] : MKA_MEMORY_AUTO};
             int wanted[2] = {o->phases.count == 0, o->phases.count == 0};
             for (int p = 0; p < o->phases.count; p++) wanted[o->phases.items[p]] = 1;
             if (wanted[MKA_CLI_PREFILL]) add_line(r, t, MKA_CLI_PREFILL, o->prompt_tokens);
@@ -153,6 +159,7 @@ static int open_timelines(run *r) {
     status = make_ids(r, deepest + most);
     for (int i = 0; i < r->timeline_count && status == 0; i++) {
         timeline *t = &r->timelines[i];
+        r->bench.cli->options.memory = t->memory;
         status = mka_cli_open_session(r->bench.cli, r->model[t->model], t->depth + most, &t->session);
         if (status == 0) status = fill(r, t);
         if (status == 0) status = mka_bench_step(&r->bench);
@@ -226,6 +233,10 @@ static void type_text(const mka_cli *cli, char *text, size_t room) {
     snprintf(text + used, room - used, "/%s", mka_cli_type_name(options.value_type));
 }
 
+static const char *mode_of(const line *l) {
+    return mka_session_is_tiered(l->timeline->session) ? "tiered" : "dense";
+}
+
 static void print_json(run *r, line *l, const mka_bench_result *result, const mka_bench_spread *rate) {
     const mka_cli *cli = r->bench.cli;
     char types[32];
@@ -237,7 +248,7 @@ static void print_json(run *r, line *l, const mka_bench_result *result, const mk
     json_object_set_new(out, "tokens", json_integer(l->tokens));
     json_object_set_new(out, "tok_s", mka_bench_spread_json(rate));
     json_object_set_new(out, "kv_type", json_string(types));
-    json_object_set_new(out, "memory", json_pack("{s:s}", "mode", "dense"));
+    json_object_set_new(out, "memory", json_pack("{s:s}", "mode", mode_of(l)));
     json_object_set_new(out, "fill", json_string(r->random ? "random" : "model"));
     json_object_set_new(out, "attention", mka_cli_json_string(r->info[l->timeline->model].attention));
     json_object_set_new(out, "weight_type", json_string(mka_type_name(r->info[l->timeline->model].weight_type)));
@@ -249,18 +260,18 @@ static void print_line(run *r, line *l, const mka_bench_result *result, const mk
     char types[32], limit[48] = "";
     type_text(r->bench.cli, types, sizeof types);
     if (l->row.buffer > 0) snprintf(limit, sizeof limit, "%.1f GB/s %3.0f%%", result->limit, 100 * result->fraction);
-    mka_cli_print(r->bench.cli, "%-7s %-7s %7d %6d %-8s %3d %9.1f %9.1f %9.1f %8.1f %9.1f %16s\n", mka_cli_phase_name(l->phase),
-                  r->info[l->timeline->model].attention, l->timeline->depth, l->tokens, types,
-                  r->bench.machine[l->row.engine].threads, rate->min, rate->median, rate->max, result->gbps, result->gflops,
-                  limit);
+    mka_cli_print(r->bench.cli, "%-7s %-7s %-6s %7d %6d %-8s %3d %9.1f %9.1f %9.1f %8.1f %9.1f %16s\n",
+                  mka_cli_phase_name(l->phase), r->info[l->timeline->model].attention, mode_of(l), l->timeline->depth, l->tokens,
+                  types, r->bench.machine[l->row.engine].threads, rate->min, rate->median, rate->max, result->gbps,
+                  result->gflops, limit);
 }
 
 static void print_all(run *r) {
     mka_cli *cli = r->bench.cli;
     mka_cli_progress_end(&r->bench.progress);
     if (!cli->options.json)
-        mka_cli_print(cli, "%-7s %-7s %7s %6s %-8s %3s %9s %9s %9s %8s %9s %16s\n", "phase", "variant", "depth", "tokens",
-                      "cache", "thr", "min tok/s", "median", "max", "GB/s", "GFLOP/s", "read limit");
+        mka_cli_print(cli, "%-7s %-7s %-6s %7s %6s %-8s %3s %9s %9s %9s %8s %9s %16s\n", "phase", "variant", "memory", "depth",
+                      "tokens", "cache", "thr", "min tok/s", "median", "max", "GB/s", "GFLOP/s", "read limit");
     for (int i = 0; i < r->line_count; i++) {
         line *l = &r->lines[i];
         mka_bench_result result = mka_bench_row_result(&r->bench, &l->row);
