@@ -21,7 +21,7 @@ static size_t place_pair(unsigned char *base, size_t r, int d, pair *p) {
     size_t used = 0;
     take(base, &used, 1, sizeof *p);
     p->x = take(base, &used, r * (size_t)d, sizeof(float));
-    float **rows[] = {&p->constant, &p->length, &p->slack, &p->total, &p->skip};
+    float **rows[] = {&p->constant, &p->length, &p->slack, &p->total, &p->near_share, &p->share, &p->skip};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) *rows[i] = take(base, &used, r, sizeof(float));
     p->rows = take(base, &used, r, sizeof(mka_scan_row));
     p->tables = take(base, &used, 1, mka_scan_tables_bytes((int)r, d));

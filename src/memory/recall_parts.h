@@ -18,11 +18,14 @@ enum {
 /* One query and one key/value head: r rows, those of the group's query heads. */
 typedef struct pair {
     int r, head;
+    int longest;        /* the row with the longest query, whose signs err most */
     float *x;           /* [r][key_dim] turned and scaled */
     float *constant;    /* [r] x . centre */
     float *length;      /* [r] |x| */
     float *slack;       /* [r] how far a table's sum may be off */
     float *total;       /* [r] estimated partition sum, relative to the local m */
+    float *near_share;  /* [r] what a weight of 1 is of the local z */
+    float *share;       /* [r] and of the total */
     float *skip;        /* [r] certified: exact weights up to this are left out */
     float threshold;    /* listed tokens of a larger weight are read */
     mka_scan_row *rows; /* [r] */

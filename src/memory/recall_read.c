@@ -14,6 +14,7 @@ typedef struct reader {
     float keep;    /* estimated: values of tokens that weigh less are not read; 0: all are */
     float *scores; /* [r][BATCH_LDS] */
     float *change; /* [r] */
+    float *back;   /* [r] from a weight relative to the present m to one relative to the local m */
     int tokens[BATCH];
     const unsigned char *records[BATCH];
     const void *rows[BATCH];
@@ -23,7 +24,7 @@ typedef struct reader {
 size_t mka_recall_scratch(const mka_recall_limits *limits) {
     size_t r = (size_t)limits->head_rows;
     size_t scan = r * (MKA_SCAN_TOKENS * sizeof(float) + sizeof(mka_scan_row));
-    size_t read = r * (BATCH_LDS + 16) * sizeof(float) + sizeof(reader);
+    size_t read = r * (BATCH_LDS + 2) * sizeof(float) + sizeof(reader);
     return scan > read ? scan : read;
 }
 
@@ -64,7 +65,7 @@ static void drop_token(reader *d, int n) {
         float *weight = d->scores + (size_t)i * BATCH_LDS + n;
         s->z[i] -= *weight;
         if (estimated)
-            s->mass[(size_t)i * SEGMENT_MEANS + (size_t)mean] += *weight * expf(fminf(s->m[i] - p->m[i], 80.0F));
+            s->mass[(size_t)i * SEGMENT_MEANS + (size_t)mean] += *weight * d->back[i];
         else
             s->unread[i] += *weight;
         *weight = 0;
@@ -84,6 +85,7 @@ static void least_weights(const reader *d, float *least) {
     for (int i = 0; i < d->p->r; i++) {
         float weight = certified ? d->p->skip[i] : d->keep * d->p->total[i];
         least[i] = certified || d->keep > 0 ? weight * expf(d->p->m[i] - d->s->m[i]) : -1.0F;
+        d->back[i] = expf(fminf(d->s->m[i] - d->p->m[i], 80.0F));
     }
 }
 
@@ -192,6 +194,7 @@ void mka_recall_read(recall *r, size_t pair_index, int index, unsigned char *scr
     d->r = r, d->p = p, d->s = s, d->index = index, d->count = 0;
     d->scores = (float *)(void *)(scratch + sizeof *d);
     d->change = d->scores + (size_t)p->r * BATCH_LDS;
+    d->back = d->change + p->r;
     d->keep = r->job->rule->contract == MKA_RECALL_ESTIMATED && r->job->rule->tokens == 0 && r->job->rule->share == 0
                   ? MKA_RECALL_THRESHOLD
                   : 0.0F;

@@ -36,6 +36,7 @@ void mka_recall_prepare(const recall *r, size_t pair_index) {
     int d = shape->key_dim, group = job->heads / shape->kv_heads, query = r->first + (int)(pair_index / (size_t)shape->kv_heads);
     p->head = (int)(pair_index % (size_t)shape->kv_heads);
     p->r = group;
+    p->longest = 0;
     mka_pair_place(r, p);
     size_t row = (size_t)query * (size_t)job->heads + (size_t)p->head * (size_t)group;
     p->m = job->m + row;
@@ -47,9 +48,11 @@ void mka_recall_prepare(const recall *r, size_t pair_index) {
         for (int e = 0; e < d; e++) x[e] = q[e] * job->scale;
         mka_turn(d, x);
         p->constant[i] = dot(d, x, job->longterm->centre + (size_t)p->head * (size_t)d);
+        p->near_share[i] = 1 / p->z[i];
         p->length[i] = sqrtf(dot(d, x, x)) * (1 + 1e-5F);
         mka_scan_tables(group, i, d, x, p->tables, &step, &base, &p->slack[i]);
         p->rows[i] = scan_row(r, p, i, step, base);
+        if (p->length[i] > p->length[p->longest]) p->longest = i;
     }
 }
 
@@ -93,23 +96,25 @@ static void shorten(const pair *p, segment *s) {
     s->listed = kept;
 }
 
-/* A token is chosen by its likely weight, which the mean weight e is less of the more its sign's error is. */
+/* A token is chosen by its likely weight, which the mean weight e is less of the more its sign's error is. 2^x as the scan takes
+ * it: nobody sees 3 % here. */
 static float lift(const mka_scan_row *row, float factor) {
-    return exp2f((row->curve * factor + row->margin) * factor);
+    float x = (row->curve * factor + row->margin) * factor, power;
+    int32_t bits = (int32_t)((x < 126.0F ? x : 126.0F) * 0x1p23F + (127.0F * 0x1p23F - 366393.0F));
+    memcpy(&power, &bits, sizeof power);
+    return power;
 }
 
-static void list_token(const pair *p, segment *s, int token, float factor, const float *e) {
+static void list_token(const pair *p, segment *s, int token, float lifted, const float *e) {
     float *weights = s->weights + (size_t)s->listed * (size_t)p->r, most = 0;
-    int row = 0;
     for (int i = 0; i < p->r; i++) {
         weights[i] = e[(size_t)i * MKA_SCAN_TOKENS];
-        float weight = weights[i] / p->z[i];
-        if (!(weight <= most)) most = weight, row = i; /* a NaN stays */
+        float weight = weights[i] * p->near_share[i];
+        most = weight > most ? weight : most;
     }
-    float lifted = lift(&p->rows[row], factor);
     s->tokens[s->listed] = token;
     s->lifts[s->listed] = lifted;
-    s->keys[s->listed++] = isnan(most) ? INFINITY : most * lifted;
+    s->keys[s->listed++] = most * lifted;
 }
 
 static void list_block(const recall *r, const pair *p, segment *s, int block, uint64_t wanted, const float *e) {
@@ -118,7 +123,7 @@ static void list_block(const recall *r, const pair *p, segment *s, int block, ui
         mka_longterm_scan(r->job->longterm, p->head, block) + (size_t)mka_scan_lines(d) * MKA_SCAN_TOKENS;
     for (; wanted; wanted &= wanted - 1) {
         int t = __builtin_ctzll(wanted);
-        list_token(p, s, block * MKA_BLOCK + t, f16_to_f32(load_u16(factors + 2 * t)), e + t);
+        list_token(p, s, block * MKA_BLOCK + t, lift(&p->rows[p->longest], f16_to_f32(load_u16(factors + 2 * t))), e + t);
     }
 }
 
@@ -201,8 +206,11 @@ static float step_value(int step) {
 
 float mka_recall_weight(const pair *p, const segment *s, int entry) {
     float most = 0;
-    for (int i = 0; i < p->r; i++) most = fmaxf(most, s->weights[(size_t)entry * (size_t)p->r + (size_t)i] / p->total[i]);
-    return isinf(s->keys[entry]) ? 1.0F : most * s->lifts[entry];
+    for (int i = 0; i < p->r; i++) {
+        float weight = s->weights[(size_t)entry * (size_t)p->r + (size_t)i] * p->share[i];
+        most = weight > most ? weight : most;
+    }
+    return most * s->lifts[entry];
 }
 
 /* The weight above which at most about count tokens are listed. */
@@ -266,6 +274,7 @@ void mka_recall_choose(const recall *r, size_t pair_index) {
         p->total[i] = p->z[i];
         for (int s = 0; s < r->segments; s++) p->total[i] += mka_segment_at(r, pair_index, s)->sum[i];
     }
+    for (int i = 0; i < p->r; i++) p->share[i] = 1 / p->total[i];
     p->threshold = rule->tokens > 0  ? threshold_of_tokens(r, p, pair_index, rule->tokens)
                    : rule->share > 0 ? threshold_of_share(r, p, pair_index, 1 - rule->share)
                                      : MKA_RECALL_THRESHOLD;
