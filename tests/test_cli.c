@@ -600,7 +600,7 @@ static void test_limited_ram(void **state) {
     expect(2, "--ram: '8Q' is not a number of bytes, such as 512M or 8G");
     MKA("generate", "-m", run.model, "-p", "hello", "--ram", "0");
     expect(2, "is not a number of bytes");
-    MKA("generate", "-m", run.model, "-p", "hello", "-n", "4", "-c", "64", "--spill", "/tmp");
+    MKA("generate", "-m", run.model, "-p", "hello", "-n", "4", "-c", "64", "--spill", ".");
     expect(2, "needs a limit of RAM");
     MKA("generate", "-m", run.model, "-p", "hello", "-n", "4", "-c", "64", "--ram", "1K");
     expect(2, "1,024 bytes of RAM is too little");

@@ -38,9 +38,10 @@ typedef struct mka_memory_plan {
     mka_type key_type, value_type; /* of long-term rows: MKA_F32, MKA_F16, MKA_BF16, MKA_Q8_0 (default) or MKA_Q4_0 */
     mka_recall recall;
     mka_numa_mode numa; /* where the memory lies. Default MKA_NUMA_AUTO */
-    uint64_t ram;       /* bytes that keys, values, their index and the workspace may take in RAM; 0: no limit */
-    const char *spill;  /* folder of a file without a name for long-term rows that do not fit into ram; NULL: none. Borrowed while
-                           the session or memory is made */
+    uint64_t ram; /* bytes that keys, values, their index and the workspace may take in RAM; 0: no limit. Not counted: a layer
+                     that turns out not to fit the codes and stays dense, and what the system caches of files */
+    const char *spill; /* folder of a file without a name for long-term rows that do not fit into ram; NULL: none. Borrowed while
+                          the session or memory is made */
 } mka_memory_plan;
 
 MKA_API void mka_memory_plan_defaults(mka_memory_plan *plan);
