@@ -1,5 +1,6 @@
 /* answer - the generation loop. See answer.h. */
 #include "answer.h"
+#include "eval.h"
 #include "numa.h"
 
 #include <stdlib.h>
@@ -108,6 +109,7 @@ int mka_cli_answer_run(mka_cli *cli, mka_cli_answer *answer, const mka_model *mo
     for (size_t i = 0; i < count; i++) mka_sampler_accept(sampler, tokens[i]);
     int status = prefill(answer, session, tokens, count);
     if (status == 0 && answer->stop == NULL && most == 0) answer->stop = "length";
+    mka_session_get_used(session, &answer->before);
     double start = mka_cli_now();
     while (status == 0 && answer->stop == NULL) status = step(cli, answer, model, session, sampler, most);
     answer->decode_seconds = mka_cli_now() - start;
@@ -119,13 +121,32 @@ static double rate(size_t tokens, double seconds) {
     return seconds > 0 ? (double)tokens / seconds : 0;
 }
 
-json_t *mka_cli_answer_json(const mka_cli_answer *answer, mka_session *session) {
+/* What the tiers read for the new tokens: means over queries and key/value heads, bytes a token. */
+static json_t *tiered_json(const mka_cli_answer *answer, const mka_session *session) {
+    mka_used used = {.queries = 0};
+    mka_eval_used(session, &answer->before, &used);
+    double tokens = answer->decoded > 0 ? (double)answer->decoded : 1, queries = (double)used.queries;
+    json_t *memory = json_pack("{s:s, s:o, s:o, s:o, s:o}", "mode", "tiered", "tokens_read",
+                               mka_cli_json_real(mka_eval_mean((double)used.read_tokens, queries)), "long_tokens",
+                               mka_cli_json_real(mka_eval_mean((double)used.long_tokens, queries)), "unread_mass_estimate",
+                               mka_cli_json_real(mka_eval_mean(used.unread_mass, queries)), "bytes_by_tier",
+                               mka_eval_tiers_json(&used, tokens));
+    /* Only a certified contract bounds what it leaves out. */
+    json_object_set_new(memory, "lost_mass_bound", used.lost_bound > 0 ? mka_cli_json_real(used.lost_bound) : json_null());
+    return memory;
+}
+
+/* Dense memory: every token that is held is read, so nothing is estimated and nothing is lost. */
+static json_t *dense_json(const mka_session *session) {
     mka_session_usage usage;
     mka_session_get_usage(session, &usage);
-    /* Dense memory: every token that is held is read, so nothing is estimated and nothing is lost. */
-    json_t *memory = json_pack("{s:s, s:i, s:f, s:f, s:{s:I, s:I, s:I}}", "mode", "dense", "tokens_read",
-                               mka_session_length(session), "unread_mass_estimate", 0.0, "lost_mass_bound", 0.0, "bytes_by_tier",
-                               "local", (json_int_t)usage.cache_bytes, "session", (json_int_t)0, "longterm", (json_int_t)0);
+    return json_pack("{s:s, s:i, s:f, s:f, s:{s:I, s:I, s:I}}", "mode", "dense", "tokens_read", mka_session_length(session),
+                     "unread_mass_estimate", 0.0, "lost_mass_bound", 0.0, "bytes_by_tier", "local", (json_int_t)usage.cache_bytes,
+                     "session", (json_int_t)0, "longterm", (json_int_t)0);
+}
+
+json_t *mka_cli_answer_json(const mka_cli_answer *answer, mka_session *session) {
+    json_t *memory = mka_session_is_tiered(session) ? tiered_json(answer, session) : dense_json(session);
     mka_numa_report numa;
     mka_session_get_numa(session, &numa);
     json_object_set_new(memory, "numa", mka_cli_numa_json(&numa));
@@ -146,6 +167,13 @@ void mka_cli_answer_statistics(const mka_cli_answer *answer, mka_session *sessio
                  answer->evaluated, rate(answer->evaluated, answer->prefill_seconds), answer->count,
                  rate(answer->decoded, answer->decode_seconds), mka_cli_size(mka_cli_peak_memory(), peak),
                  mka_cli_size(usage.cache_bytes, cache));
+    mka_used used = {.queries = 0};
+    mka_eval_used(session, &answer->before, &used);
+    if (used.queries > 0)
+        mka_cli_note("tiered memory: %.0f of %.0f long-term tokens read by a head, %.2f %% of the mass %s",
+                     mka_eval_mean((double)used.read_tokens, (double)used.queries),
+                     mka_eval_mean((double)used.long_tokens, (double)used.queries),
+                     100 * mka_eval_mean(used.unread_mass, (double)used.queries), used.lost_bound > 0 ? "left out" : "estimated");
     mka_numa_report numa;
     mka_session_get_numa(session, &numa);
     mka_cli_numa_note(&numa);
