@@ -16,7 +16,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { ROWS = 8, SPAN = 256, AHEAD = 8192, RUN = 64 /* tokens */, MOST_GROUPS = MKA_MOST_DIM / MKA_KEY_GROUP };
+enum { ROWS = 8, SPAN = 256, AHEAD = 8192, MOST_GROUPS = MKA_MOST_DIM / MKA_KEY_GROUP };
 
 /* Calls CALL(R, row) for passes of at most ROWS rows, as equal as they can be, with R a constant. */
 #define CASE(R, CALL)                                                                                                            \
@@ -36,8 +36,9 @@ INLINE __mmask16 some(int n) {
     return n >= 16 ? (__mmask16)0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1u);
 }
 
-/* Asks for the lines that lie AHEAD bytes further on, some at once. Lines are asked for in the order of memory, whatever the
- * order they are worked on in: out of order, memory gives a third less. */
+/* Asks for the lines that lie AHEAD bytes further on, some at once: 8 at most, as a CPU may drop what it is asked for in longer
+ * bursts. Lines are asked for in the order of memory, whatever the order they are worked on in: out of order, memory gives a
+ * third less. */
 INLINE void ask(const char **next, int lines) {
 #pragma GCC unroll 32
     for (int i = 0; i < lines; i++) _mm_prefetch(*next + 64 * i, _MM_HINT_T0);
@@ -191,59 +192,78 @@ INLINE __m512i quad(const void *p) {
     return _mm512_set1_epi32(four);
 }
 
-/* One group of 32 numbers of R rows against H halves, added to the scores. bits: 8 or 4. */
-INLINE void score_group(int R, int H, int bits, const query *q, int g, const char *lines, ptrdiff_t half, const char *scales,
-                        ptrdiff_t scale_half, const char **next, float *s, int lds) {
-    __m512i acc[ROWS][2];
-    const __m512i nibble = _mm512_set1_epi8(15);
-    ask(next, 2 * bits + 1); /* two halves and their scales */
-    for (int i = 0; i < R; i++)
-        for (int h = 0; h < H; h++) acc[i][h] = _mm512_set1_epi32(q[i].offset[g]);
-#pragma GCC unroll 8
-    for (int line = 0; line < bits; line++) { /* 8 lines of 4 numbers, or 4 lines of 8 */
-        __m512i key[2];
-        for (int h = 0; h < H; h++) key[h] = _mm512_load_si512(lines + h * half + 64 * line);
-        for (int i = 0; i < R; i++) {
-            const int8_t *x = q[i].q + g * MKA_KEY_GROUP + 32 / bits * line;
-            __m512i first = quad(x);
-            if (bits == 8) {
-                for (int h = 0; h < H; h++) acc[i][h] = _mm512_dpbusd_epi32(acc[i][h], key[h], first);
-            } else {
-                __m512i second = quad(x + 4);
-                for (int h = 0; h < H; h++) {
-                    acc[i][h] = _mm512_dpbusd_epi32(acc[i][h], _mm512_and_si512(key[h], nibble), first);
-                    acc[i][h] = _mm512_dpbusd_epi32(acc[i][h], _mm512_and_si512(_mm512_srli_epi16(key[h], 4), nibble), second);
-                }
-            }
-        }
-    }
+/* Adds one group of 32 numbers, in integers, to a tile's scores. 8 bits: sums of all groups stay in registers. 4 bits need the
+ * registers for their nibbles, and the sums are in s. */
+INLINE void add_group(int R, int H, int bits, int g, const query *q, const char *scales, ptrdiff_t scale_half, __m512i (*acc)[2],
+                      __m512 (*sum)[2], float *s, int lds) {
     for (int h = 0; h < H; h++) {
         __m512 scale = _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(const void *)(scales + h * scale_half)));
         for (int i = 0; i < R; i++) {
             float *p = s + (ptrdiff_t)i * lds + 16 * h;
-            __m512 sum = g == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(p);
-            _mm512_storeu_ps(
-                p, _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][h]), _mm512_mul_ps(scale, _mm512_set1_ps(q[i].scale[g])), sum));
+            __m512 old = bits == 8 ? sum[i][h] : g == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(p);
+            __m512 factor = _mm512_mul_ps(scale, _mm512_set1_ps(q[i].scale[g]));
+            __m512 now = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[i][h]), factor, old);
+            if (bits == 8)
+                sum[i][h] = now;
+            else
+                _mm512_storeu_ps(p, now);
         }
     }
+}
+
+/* R rows against the H halves of a tile, group by group. bits: 8 or 4. */
+INLINE void score_tile_quant(int R, int H, int bits, const query *q, int groups, const char *lines, const char **next, float *s,
+                             int lds) {
+    ptrdiff_t half = (ptrdiff_t)groups * 64 * bits, scale_half = (ptrdiff_t)groups * 32;
+    const char *scales = lines + 2 * half;
+    const __m512i nibble = _mm512_set1_epi8(15);
+    __m512 sum[ROWS][2];
+    for (int i = 0; i < R && bits == 8; i++)
+        for (int h = 0; h < H; h++) sum[i][h] = _mm512_setzero_ps();
+    for (int g = 0; g < groups; g++, lines += 64 * bits, scales += 32) {
+        __m512i acc[ROWS][2];
+        for (int i = 0; i < R; i++)
+            for (int h = 0; h < H; h++) acc[i][h] = _mm512_set1_epi32(q[i].offset[g]);
+#pragma GCC unroll 8
+        for (int line = 0; line < bits; line++) { /* 8 lines of 4 numbers, or 4 lines of 8 */
+            __m512i key[2];
+            if (line % 4 == 0) ask(next, 8);
+            for (int h = 0; h < H; h++) key[h] = _mm512_load_si512(lines + h * half + 64 * line);
+            for (int i = 0; i < R; i++) {
+                const int8_t *x = q[i].q + g * MKA_KEY_GROUP + 32 / bits * line;
+                __m512i first = quad(x);
+                if (bits == 8) {
+                    for (int h = 0; h < H; h++) acc[i][h] = _mm512_dpbusd_epi32(acc[i][h], key[h], first);
+                } else {
+                    __m512i second = quad(x + 4);
+                    for (int h = 0; h < H; h++) {
+                        __m512i high = _mm512_and_si512(_mm512_srli_epi16(key[h], 4), nibble);
+                        acc[i][h] = _mm512_dpbusd_epi32(acc[i][h], _mm512_and_si512(key[h], nibble), first);
+                        acc[i][h] = _mm512_dpbusd_epi32(acc[i][h], high, second);
+                    }
+                }
+            }
+        }
+        add_group(R, H, bits, g, q, scales, scale_half, acc, sum, s, lds);
+    }
+    for (int i = 0; i < R && bits == 8; i++)
+        for (int h = 0; h < H; h++) _mm512_storeu_ps(s + (ptrdiff_t)i * lds + 16 * h, sum[i][h]);
 }
 
 INLINE void score_rows_quant(int R, int bits, mka_type type, int d, int n, const float *q, const char *keys, float factor,
                              float *s, int lds) {
     query rounded[ROWS];
     int groups = mka_pad(d, MKA_KEY_GROUP) / MKA_KEY_GROUP;
-    ptrdiff_t tile = (ptrdiff_t)mka_key_tile_bytes(type, d), half = (ptrdiff_t)groups * 64 * bits,
-              scale_half = (ptrdiff_t)groups * 32;
+    ptrdiff_t tile = (ptrdiff_t)mka_key_tile_bytes(type, d);
     const char *next = keys + AHEAD;
     for (int i = 0; i < R; i++) round_query(d, q + (ptrdiff_t)i * d, bits == 8 ? 128 : 8, factor, &rounded[i]);
-    for (int t = 0; t < n; t += MKA_TILE, keys += tile)
-        for (int g = 0; g < groups; g++) {
-            const char *lines = keys + (ptrdiff_t)g * 64 * bits, *scales = keys + 2 * half + (ptrdiff_t)g * 32;
-            if (n - t > MKA_HALF)
-                score_group(R, 2, bits, rounded, g, lines, half, scales, scale_half, &next, s + t, lds);
-            else
-                score_group(R, 1, bits, rounded, g, lines, half, scales, scale_half, &next, s + t, lds);
-        }
+    for (int t = 0; t < n; t += MKA_TILE, keys += tile) {
+        if (n - t > MKA_HALF)
+            score_tile_quant(R, 2, bits, rounded, groups, keys, &next, s + t, lds);
+        else
+            score_tile_quant(R, 1, bits, rounded, groups, keys, &next, s + t, lds);
+        while (next < keys + tile + AHEAD) ask(&next, 1); /* the scales */
+    }
 }
 
 #define SCORE_Q8(R, row)                                                                                                         \
@@ -279,6 +299,12 @@ typedef struct {
     large list[ROWS * SPAN];
 } weights;
 
+/* Whether memory goes on with values while weights are rounded: for the share of them that the mix, whose rows take arithmetic
+ * but whose values in 8 bits still take memory longer, then does not ask for. A quarter, with ROWS rows. */
+INLINE int rounding_asks(int R, int bits) {
+    return bits == 8 && R > ROWS / 2;
+}
+
 /* 32 weights times scales, of which left count. */
 INLINE void scale_tile(int left, const float *s, const char *scales, float *scaled, __m512 *most, __m512 *sum) {
     for (int k = 0; k < 2; k++) {
@@ -292,10 +318,14 @@ INLINE void scale_tile(int left, const float *s, const char *scales, float *scal
 }
 
 /* Weights times scales of one row into scaled, zeros up to the next multiple of 64; their sum and largest. */
-INLINE float scale_weights(int n, const float *s, const char *scales, ptrdiff_t tile, float *scaled, float *largest) {
+INLINE float scale_weights(int asked, int n, const float *s, const char *scales, ptrdiff_t tile, const char **next, float *scaled,
+                           float *largest) {
     __m512 most[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
     int t = 0;
-    for (; t + MKA_TILE <= n; t += MKA_TILE, scales += tile) scale_tile(MKA_TILE, s + t, scales, scaled + t, most, sum);
+    for (; t + MKA_TILE <= n; t += MKA_TILE, scales += tile) {
+        for (int i = 0; i < asked; i++) ask(next, 1);
+        scale_tile(MKA_TILE, s + t, scales, scaled + t, most, sum);
+    }
     if (t < n) scale_tile(n - t, s + t, scales, scaled + t, most, sum), t += MKA_TILE;
     if (t % 64) memset(scaled + t, 0, MKA_TILE * sizeof *scaled);
     *largest = _mm512_reduce_max_ps(_mm512_max_ps(most[0], most[1]));
@@ -336,14 +366,13 @@ static void list_large(int n, const float *scaled, float limit, int row, weights
     }
 }
 
-/* Step by step for all rows, so that no row waits for another's sums and quotients. */
-INLINE void round_weights(int R, int bits, int n, const float *s, int lds, const char *scales, ptrdiff_t tile, const char *next,
-                          weights *w) {
+/* Step by step for all rows, so that no row waits for another's sums and quotients. asked: lines
+ * of values to ask for with every tile of every row. */
+INLINE void round_weights(int R, int bits, int asked, int n, const float *s, int lds, const char *scales, ptrdiff_t tile,
+                          const char **next, weights *w) {
     float scaled[ROWS][SPAN], largest[ROWS] = {0}, sum[ROWS] = {0}, limit[ROWS], inverse[ROWS];
-    for (int i = 0; i < R; i++) { /* memory goes on working meanwhile */
-        ask(&next, 8);
-        sum[i] = scale_weights(n, s + (ptrdiff_t)i * lds, scales, tile, scaled[i], &largest[i]);
-    }
+    for (int i = 0; i < R; i++)
+        sum[i] = scale_weights(asked, n, s + (ptrdiff_t)i * lds, scales, tile, next, scaled[i], &largest[i]);
     for (int i = 0; i < ROWS; i++) {
         int good = sum[i] < INFINITY; /* or else the unit is what makes the result no number either */
         limit[i] = MOST_MEANS * sum[i] / (float)n;
@@ -386,10 +415,10 @@ INLINE void mix_blocks_quant(int R, int B, int bits, int d, const weights *w, in
         for (int b = 0; b < B; b++)
             sum[i][b] = t == 0 ? _mm512_set1_epi32(bits == 4 ? -8 * w->sum[i] : 0) : _mm512_load_si512(sums + i * d + 16 * b);
     for (; t < stop; t += MKA_TILE, lines += tile) {
-        ask(next, bits == 4 ? 8 : 8 * B);
 #pragma GCC unroll 8
         for (int k = 0; k < MKA_TILE / 4; k++) {
             __m512i value[2];
+            if (k % 4 == 0) ask(next, bits == 4 ? 4 : rounding_asks(R, bits) ? 3 * B : 4 * B);
             value[0] = _mm512_load_si512(lines + 64 * k);
             if (bits == 4) {
                 value[1] = _mm512_and_si512(_mm512_srli_epi16(value[0], 4), nibble);
@@ -418,33 +447,32 @@ INLINE void add_sums(int R, int d, const weights *w, const int32_t *sums, int ld
         }
 }
 
-/* A few tiles at a time: few, so that memory is worked on nearly in its order, and more than one, so that the sums go seldom in
- * and out of registers. */
+/* 8 bits: tile by tile, so that memory is worked on in its order. 4 bits wait for arithmetic: two tiles at a time, so that the
+ * sums go less often in and out of registers. */
 INLINE void mix_rows_quant(int R, int bits, mka_type type, int d, int n, const float *s, int lds, const char *values,
                            const float *c, float *acc) {
     static const float ones[ROWS] = {1, 1, 1, 1, 1, 1, 1, 1};
     weights w;
     _Alignas(64) int32_t sums[ROWS * (MKA_MOST_DIM + 32)];
     int padded = mka_pad(d, 16) + 16, block = bits == 8 ? 512 : 256;
+    int run = bits == 8 ? MKA_TILE : 2 * MKA_TILE;
     ptrdiff_t tile = (ptrdiff_t)mka_value_tile_bytes(type, d), scales = tile - (ptrdiff_t)(MKA_TILE * sizeof(float));
-    const char *next = values + 2 * AHEAD;
     for (int from = 0; from < n; from += SPAN) {
         int count = n - from < SPAN ? n - from : SPAN;
-        const char *span = values + from / MKA_TILE * tile;
-        round_weights(R, bits, count, s + from, lds, span + scales, tile, next, &w);
-        for (int t = 0; t < count; t += RUN) {
-            const char *lines = span + t / MKA_TILE * tile;
-            int stop = count - t < RUN ? count : t + RUN, e = 0;
+        const char *span = values + from / MKA_TILE * tile, *lines = span, *next = span + AHEAD;
+        round_weights(R, bits, rounding_asks(R, bits) ? d / 64 : 0, count, s + from, lds, span + scales, tile, &next, &w);
+        for (int t = 0; t < count; t += run, lines += run / MKA_TILE * tile) {
+            int stop = count - t < run ? count : t + run, e = 0;
             for (; e + 16 < d; e += 32)
                 mix_blocks_quant(R, 2, bits, padded, &w, t, stop, lines + e / 16 * block, tile, &next, sums + e);
             if (e < d) mix_blocks_quant(R, 1, bits, padded, &w, t, stop, lines + e / 16 * block, tile, &next, sums + e);
-            for (int k = 0; k < RUN / MKA_TILE; k++) { /* the scales, which are wanted a span at once */
+            for (int k = 0; k < run / MKA_TILE; k++) { /* the scales, which are wanted a span at once */
                 const char *later = lines + k * tile + SPAN / MKA_TILE * tile + scales;
                 _mm_prefetch(later, _MM_HINT_T0);
                 _mm_prefetch(later + 64, _MM_HINT_T0);
             }
-            next += RUN / MKA_TILE * MKA_TILE * sizeof(float);
         }
+        while (next < lines + AHEAD) ask(&next, 1);
         add_sums(R, d, &w, sums, padded, from == 0 ? c : ones, acc);
         mix_large(bits, d, &w, span, tile, acc);
     }

@@ -13,16 +13,16 @@
 
 #include "ops.h"
 
-#define TILE_ROWS 64          /* query rows that a tile aims for */
-#define WIDE_ROWS 128         /* the same where a kernel takes all steps at once, and keeps no scores */
-#define BLOCK     256         /* keys scored at once: their scores and tiles stay in the first two cache levels */
-#define FEW_ROWS  8           /* so few rows go over each key once, and over twice as many at once: what is done once a block */
-#define FEW_BLOCK (2 * BLOCK) /* and row takes its share then */
+#define TILE_ROWS 64  /* query rows that a tile aims for */
+#define WIDE_ROWS 128 /* the same where a kernel takes all steps at once, and keeps no scores */
+#define BLOCK     256 /* keys scored at once: their scores and tiles stay in the first two cache levels */
+#define FEW_ROWS  8   /* so few rows go over each key once, and over four times as many at once: what is done once a block */
+#define FEW_BLOCK (4 * BLOCK) /* and row takes its share then */
 #define PAD       16          /* floats more between two rows of scores: rows a power of two apart would share cache sets */
 #define LDS       (BLOCK + PAD)
-#define ASKED     1024  /* bytes asked for while a row of few is exponentiated, */
-#define ASK_FROM  16384 /* from where on, in this block's values */
-#define SPLIT     1024  /* keys of one split when few queries attend */
+#define ASKED     1024 /* bytes asked for while a row of few is exponentiated, */
+#define ASK_FROM  8192 /* from where on, in this block's values */
+#define SPLIT     1024 /* keys of one split when few queries attend */
 
 typedef struct plan {
     const mka_attend_job *job;
