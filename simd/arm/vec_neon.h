@@ -120,6 +120,9 @@ V_INLINE vf v_fnma(vf a, vf b, vf c) {
 V_INLINE vf v_max(vf a, vf b) {
     return vmaxnmq_f32(a, b);
 }
+V_INLINE vf v_at_least(vf x, float low) {
+    return vmaxq_f32(x, vdupq_n_f32(low));
+}
 V_INLINE vf v_clamp(vf x, float low, float high) {
     return vminq_f32(vmaxq_f32(x, vdupq_n_f32(low)), vdupq_n_f32(high));
 }

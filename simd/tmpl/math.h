@@ -23,7 +23,7 @@ V_INLINE vf v_exp(vf x) {
 /* e^x for x <= 0, which needs less care: within 2 ulp down to -87.33, exactly 0 below (2^n would not be a normal number); NaN
  * stays. */
 V_INLINE vf v_exp_below(vf x) {
-    vf t = v_max(v_set(-87.33f), x), n = v_round(v_mul(t, v_set(1.44269504f)));
+    vf t = v_at_least(x, -87.33f), n = v_round(v_mul(t, v_set(1.44269504f)));
     vf r = v_fnma(n, v_set(0.693359375f), t);
     r = v_fnma(n, v_set(-2.12194440e-4f), r);
     vf p = v_fma(v_set(0.0013813144760206342f), r, v_set(0.008369418792426586f));

@@ -12,7 +12,7 @@
  *   v_load_f16, _bf16 and _n        from 16-bit floats        v_store_f16, _bf16 and _n    to them, to nearest even
  *   v_add v_sub v_mul v_div         v_fma(a, b, c) = a b + c  v_fnma(a, b, c) = c - a b
  *   v_max                           ignores a NaN in its first operand
- *   v_clamp(x, low, high)           keeps a NaN
+ *   v_at_least(x, low) v_clamp(x, low, high)   keep a NaN
  *   v_round                         to nearest even           v_ldexp(p, n) = p 2^n, n integral in -126..127
  *   v_zero_below(x, limit, y)       y where x >= limit or NaN, else 0
  *   v_sum v_hmax                    over the lanes            v_sum4(a, b, c, d, k, out)   k times four sums

@@ -115,6 +115,9 @@ V_INLINE vf v_max(vf a, vf b) {
     return _mm256_max_ps(a, b);
 }
 /* The instruction returns its second operand when one is a NaN. */
+V_INLINE vf v_at_least(vf x, float low) {
+    return _mm256_max_ps(_mm256_set1_ps(low), x);
+}
 V_INLINE vf v_clamp(vf x, float low, float high) {
     return _mm256_min_ps(_mm256_set1_ps(high), _mm256_max_ps(_mm256_set1_ps(low), x));
 }

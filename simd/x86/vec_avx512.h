@@ -108,6 +108,9 @@ V_INLINE vf v_max(vf a, vf b) {
     return _mm512_max_ps(a, b);
 }
 /* The instruction returns its second operand when one is a NaN. */
+V_INLINE vf v_at_least(vf x, float low) {
+    return _mm512_max_ps(_mm512_set1_ps(low), x);
+}
 V_INLINE vf v_clamp(vf x, float low, float high) {
     return _mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), x));
 }
