@@ -228,7 +228,7 @@ static double lost_share(const fixture *f, const float *out, int token, int head
  * stand, so each length has a memory of its own. */
 static double most_lost(fixture *f, const mka_memory_options *o) {
     double most = 0;
-    for (int length = 400; length <= TOKENS; length += 100) {
+    for (int length = 400; length <= TOKENS; length += 250) {
         int edge = 64 + (length - o->plan.window - 64) / 64 * 64;
         mka_memory *memory;
         mka_error error;

@@ -160,6 +160,10 @@ static mka_topology *from_xml(int bandwidth) {
 }
 
 static void memory_without_cpus_holds_rows_when_named(void **state) {
+    if (getenv("MESON_EXE_WRAPPER") != NULL) {
+        print_message("skipped under an emulator: its hwloc reads no XML\n");
+        skip();
+    }
     (void)state;
     mka_error error;
     mka_topology *t = from_xml(20000);
@@ -184,6 +188,10 @@ static void memory_without_cpus_holds_rows_when_named(void **state) {
 }
 
 static void faster_memory_without_cpus_holds_what_is_always_read(void **state) {
+    if (getenv("MESON_EXE_WRAPPER") != NULL) {
+        print_message("skipped under an emulator: its hwloc reads no XML\n");
+        skip();
+    }
     (void)state;
     mka_error error;
     mka_topology *t = from_xml(400000);

@@ -479,6 +479,10 @@ static void save_forever(const char *path) {
 }
 
 static void kills_leave_whole_files(void **state) {
+    if (getenv("MESON_EXE_WRAPPER") != NULL) {
+        print_message("skipped under an emulator: it starts and kills programs\n");
+        skip();
+    }
     (void)state;
     const char *wanted = getenv("MKA_KILLS"), *path = place("killed");
     int kills = wanted ? atoi(wanted) : 15, held[LENGTHS] = {0};
