@@ -223,18 +223,26 @@ void mka_get_value(mka_type type, int d, const void *tile, int slot, float *x) {
     }
 }
 
+/* Sums and differences of numbers that lie step apart. */
+static inline void turn(int run, int step, float *row) {
+    for (int i = 0; i + 2 * step <= run; i += 2 * step)
+        for (int j = i; j < i + step; j++) {
+            float a = row[j], b = row[j + step];
+            row[j] = a + b;
+            row[j + step] = a - b;
+        }
+}
+
+/* The first steps are known to the compiler, which makes vectors of them: decoding turns its queries anew for each split. */
 void mka_hadamard(int d, float *x) {
     int run = d & -d;
     float norm = 1.0F / sqrtf((float)run);
     for (int from = 0; from < d; from += run) {
         float *row = x + from;
-        for (int step = 1; step < run; step *= 2)
-            for (int i = 0; i < run; i += 2 * step)
-                for (int j = i; j < i + step; j++) {
-                    float a = row[j], b = row[j + step];
-                    row[j] = a + b;
-                    row[j + step] = a - b;
-                }
+        turn(run, 1, row);
+        turn(run, 2, row);
+        turn(run, 4, row);
+        for (int step = 8; step < run; step *= 2) turn(run, step, row);
         for (int i = 0; i < run; i++) row[i] *= norm;
     }
 }
