@@ -37,6 +37,9 @@ V_INLINE vf v_fnma(vf a, vf b, vf c) {
 V_INLINE vf v_max(vf a, vf b) {
     return svmaxnm_x(svptrue_b32(), a, b);
 }
+V_INLINE vf v_at_least(vf x, float low) {
+    return svmax_x(svptrue_b32(), x, low);
+}
 V_INLINE vf v_clamp(vf x, float low, float high) {
     return svmin_x(svptrue_b32(), svmax_x(svptrue_b32(), x, low), high);
 }
