@@ -4,34 +4,31 @@
 
 #include "tmpl/vec.h"
 
+/* e^(t - n ln 2), for t within half of ln 2 of n ln 2. */
+V_INLINE vf v_exp_rest(vf t, vf n) {
+    vf r = v_fnma(n, v_set(0.693359375f), t);
+    r = v_fnma(n, v_set(-2.12194440e-4f), r);
+    vf p = v_fma(v_set(0.0013813144760206342f), r, v_set(0.008369418792426586f));
+    p = v_fma(p, r, v_set(0.04166845604777336f));
+    p = v_fma(p, r, v_set(0.16666515171527863f));
+    p = v_fma(p, r, v_set(0.4999999403953552f));
+    return v_add(v_fma(v_mul(r, r), p, r), v_set(1.0f));
+}
+
 /* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2; e^r = 1 + r + r^2 P(r), P of degree 4 fitted to 0.08 units of 2^-24.
  * Within 2 ulp for x in -87.3..88; exactly 0 below -87.9, infinity above 88.8; NaN stays. n is kept where 2^n is a normal
  * number: at both ends r grows to 0.7 instead, which costs some units of accuracy there. */
 V_INLINE vf v_exp(vf x) {
     vf t = v_clamp(x, -88.0f, 89.0f);
     vf n = v_clamp(v_round(v_mul(t, v_set(1.44269504f))), -126.0f, 127.0f);
-    vf r = v_fnma(n, v_set(0.693359375f), t);
-    r = v_fnma(n, v_set(-2.12194440e-4f), r);
-    vf p = v_fma(v_set(0.0013813144760206342f), r, v_set(0.008369418792426586f));
-    p = v_fma(p, r, v_set(0.04166845604777336f));
-    p = v_fma(p, r, v_set(0.16666515171527863f));
-    p = v_fma(p, r, v_set(0.4999999403953552f));
-    p = v_add(v_fma(v_mul(r, r), p, r), v_set(1.0f));
-    return v_zero_below(x, -87.9f, v_ldexp(p, n));
+    return v_zero_below(x, -87.9f, v_ldexp(v_exp_rest(t, n), n));
 }
 
 /* e^x for x <= 0, which needs less care: within 2 ulp down to -87.33, exactly 0 below (2^n would not be a normal number); NaN
  * stays. */
 V_INLINE vf v_exp_below(vf x) {
     vf t = v_at_least(x, -87.33f), n = v_round(v_mul(t, v_set(1.44269504f)));
-    vf r = v_fnma(n, v_set(0.693359375f), t);
-    r = v_fnma(n, v_set(-2.12194440e-4f), r);
-    vf p = v_fma(v_set(0.0013813144760206342f), r, v_set(0.008369418792426586f));
-    p = v_fma(p, r, v_set(0.04166845604777336f));
-    p = v_fma(p, r, v_set(0.16666515171527863f));
-    p = v_fma(p, r, v_set(0.4999999403953552f));
-    p = v_add(v_fma(v_mul(r, r), p, r), v_set(1.0f));
-    return v_zero_below(x, -87.33f, v_ldexp(p, n));
+    return v_zero_below(x, -87.33f, v_ldexp(v_exp_rest(t, n), n));
 }
 
 /* x / (1 + exp(-x)) */
