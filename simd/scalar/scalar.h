@@ -4,6 +4,15 @@
 
 #include "kernels.h"
 
+/* Sums in 16 lanes, as the vector levels do. */
+static inline float scalar_dot(int d, const float *a, const float *b) {
+    enum { LANES = 16 };
+    float sum[LANES] = {0}, all = 0;
+    for (int e = 0; e < d; e++) sum[e % LANES] += a[e] * b[e];
+    for (int l = 0; l < LANES; l++) all += sum[l];
+    return all;
+}
+
 void mka_scalar_fill_quant(mka_kernels *k);
 void mka_scalar_fill_float(mka_kernels *k);
 void mka_scalar_fill_typed(mka_kernels *k);

@@ -3,22 +3,13 @@
 #include "kernels.h"
 #include "scalar.h"
 
-enum { LANES = 16 };
-
-static float dot(int d, const float *a, const float *b) {
-    float sum[LANES] = {0}, all = 0;
-    for (int e = 0; e < d; e++) sum[e % LANES] += a[e] * b[e];
-    for (int l = 0; l < LANES; l++) all += sum[l];
-    return all;
-}
-
 static void score(mka_type type, int r, int d, int n, const float *q, const void *keys, float scale, float *s, int lds) {
     const char *tile = keys;
     size_t bytes = mka_key_tile_bytes(type, d);
     float key[MKA_MOST_DIM];
     for (int t = 0; t < n; t++) {
         mka_get_key(type, d, tile + (size_t)(t / MKA_TILE) * bytes, t % MKA_TILE, key);
-        for (int i = 0; i < r; i++) s[(ptrdiff_t)i * lds + t] = scale * dot(d, q + (ptrdiff_t)i * d, key);
+        for (int i = 0; i < r; i++) s[(ptrdiff_t)i * lds + t] = scale * scalar_dot(d, q + (ptrdiff_t)i * d, key);
     }
 }
 

@@ -5,21 +5,12 @@
 #include "scalar.h"
 #include "scalar/half.h"
 
-enum { LANES = 16 };
-
-static float dot(int d, const float *a, const float *b) {
-    float sum[LANES] = {0}, all = 0;
-    for (int e = 0; e < d; e++) sum[e % LANES] += a[e] * b[e];
-    for (int l = 0; l < LANES; l++) all += sum[l];
-    return all;
-}
-
 static void rows_score(mka_type type, int r, int d, int n, const float *q, const void *const *rows, float scale, float *s,
                        int lds) {
     float row[MKA_MOST_DIM];
     for (int t = 0; t < n; t++) {
         mka_get_row(type, d, rows[t], row);
-        for (int i = 0; i < r; i++) s[(ptrdiff_t)i * lds + t] = scale * dot(d, q + (ptrdiff_t)i * d, row);
+        for (int i = 0; i < r; i++) s[(ptrdiff_t)i * lds + t] = scale * scalar_dot(d, q + (ptrdiff_t)i * d, row);
     }
 }
 

@@ -73,8 +73,7 @@ TYPED_KERNELS(bf16, 2)
 
 void mka_scalar_fill_typed(mka_kernels *k) {
 #define FILL(TYPE, type)                                                                                                         \
-    k->load[MKA_##TYPE] = load_##type,                     \
-    k->store[MKA_##TYPE] = store_##type, k->gemv_f32[MKA_##TYPE] = gemv_##type
+    k->load[MKA_##TYPE] = load_##type, k->store[MKA_##TYPE] = store_##type, k->gemv_f32[MKA_##TYPE] = gemv_##type
     FILL(F32, f32);
     FILL(F16, f16);
     FILL(BF16, bf16);
