@@ -26,8 +26,8 @@ typedef enum mka_contract {
  * softmax exceeds a fixed threshold: heads that look at little read little, and diffuse ones are estimated. */
 typedef struct mka_recall {
     mka_contract contract;
-    float share; /* estimated: > 0: read, of the tokens that the scan lists, the heaviest until this share of the mass is read; <
-                    1 */
+    float share; /* estimated: > 0: read, of the tokens that the scan lists, the heaviest until this share of the mass is read;
+                    < 1. By the scan's own estimate of what is unread, which runs low on real models: less is read than it says */
     int tokens;  /* estimated: > 0: read at most about so many long-term tokens a query and key/value head, the heaviest */
     float eps;   /* certified: 0 <= eps < 1 */
 } mka_recall;

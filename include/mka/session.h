@@ -118,7 +118,7 @@ typedef struct mka_session_usage {
     uint64_t weight_bytes_read, cache_bytes_read; /* since the session was made */
 } mka_session_usage;
 
-/* What attention read by tier, since the session was made. MKA_OK's only. */
+/* What attention read by tier, since the session was made; zeros for a dense session. */
 MKA_API void mka_session_get_used(const mka_session *session, mka_used *used);
 
 typedef enum mka_watch_mode {

@@ -116,7 +116,7 @@ static void add_lines(run *r) {
             *t = (timeline){.engine = m / memories % r->bench.engines,
                             .model = m / memories,
                             .depth = o->depths.count > 0 ? o->depths.items[i] : 0,
-                            .memory = o->memories.count > 0 ? o->memories.items[m % memories] : MKA_MEMORY_AUTO};
+                            .memory = o->memories.count > 0 ? o->memories.items[m % memories] : MKA_MEMORY_DENSE};
             int wanted[2] = {o->phases.count == 0, o->phases.count == 0};
             for (int p = 0; p < o->phases.count; p++) wanted[o->phases.items[p]] = 1;
             if (wanted[MKA_CLI_PREFILL]) add_line(r, t, MKA_CLI_PREFILL, o->prompt_tokens);

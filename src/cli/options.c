@@ -159,7 +159,7 @@ static const flag flags[] = {
      "keys and values: random (default), concentrated (softmax as a trained model's), or a file's in.k and in.v "
      "[kv_heads][tokens][head_dim] over and over"},
     {"--memory", NULL, "LIST", LAYERS | WHOLE, FLAG_MEMORIES, AT(memories), 0, 0,
-     "dense, tiered, or auto: a row each (default: attention dense, model auto)"},
+     "dense, tiered, or auto (model alone): a row each (default dense, whatever the depth)"},
     {"--memory", NULL, "MODE", TIERED, FLAG_MEMORY, AT(memory), 0, 0,
      "how keys and values are kept: dense, tiered (a window, and long-term memory that is read where it matters), or auto: "
      "tiered "
@@ -167,7 +167,7 @@ static const flag flags[] = {
     {"--window", NULL, "N", TIERED | LAYERS | WHOLE, FLAG_INT, AT(plan.window), 64, 1 << 24,
      "tiered: last tokens that are always read; a multiple of 64 (default 1024)"},
     {"--recall", NULL, "HOW", TIERED | LAYERS | WHOLE, FLAG_RECALL, AT(plan.recall), 0, 0,
-     "tiered: auto (default), p=0.95 (share of the mass that is read), tokens=512 (at most), eps=0.01 (a certified bound of the "
+     "tiered: auto (default), p=0.95 (share of the mass to read, by an estimate that runs high), tokens=512 (at most), eps=0.01 (a certified bound of the "
      "mass that is lost) or dense (all)"},
     {"--numa", NULL, "HOW", TIERED | LAYERS | WHOLE | MKA_CLI_INFO, FLAG_NUMA, AT(plan.numa), 0, 0,
      "where caches lie: auto (default: on several NUMA nodes each holds its share of the heads, and its threads read it), off, "
