@@ -119,9 +119,10 @@ static void nodes_can_be_named(void **state) {
     mka_topology_destroy(t);
 }
 
-/* Two packages of one core, and a node without CPUs that is near to both. %d: its bandwidth; the others have 100000. */
+/* Two packages of one core, and a node without CPUs that is near to both. %d: its bandwidth; the others have 100000. Lines end
+ * where hwloc's own reader wants them to, which serves where its libxml2 plugin is not installed. */
 static const char three_nodes[] =
-    "<?xml version=\"1.0\" encoding=\"UTF-8\"?><!DOCTYPE topology SYSTEM \"hwloc2.dtd\"><topology version=\"2.0\">"
+    "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<!DOCTYPE topology SYSTEM \"hwloc2.dtd\">\n<topology version=\"2.0\">\n"
     "<object type=\"Machine\" os_index=\"0\" cpuset=\"0x3\" complete_cpuset=\"0x3\" allowed_cpuset=\"0x3\" nodeset=\"0x7\" "
     "complete_nodeset=\"0x7\" allowed_nodeset=\"0x7\" gp_index=\"1\">"
     "<object type=\"NUMANode\" os_index=\"0\" cpuset=\"0x3\" complete_cpuset=\"0x3\" nodeset=\"0x1\" complete_nodeset=\"0x1\" "
@@ -131,7 +132,7 @@ static const char three_nodes[] =
     "complete_nodeset=\"0x2\" gp_index=\"4\" local_memory=\"1073741824\"/>"
     "<object type=\"Core\" os_index=\"0\" cpuset=\"0x1\" complete_cpuset=\"0x1\" nodeset=\"0x3\" complete_nodeset=\"0x3\" "
     "gp_index=\"5\"><object type=\"PU\" os_index=\"0\" cpuset=\"0x1\" complete_cpuset=\"0x1\" nodeset=\"0x3\" "
-    "complete_nodeset=\"0x3\" gp_index=\"6\"/></object></object>"
+    "complete_nodeset=\"0x3\" gp_index=\"6\"/>\n</object>\n</object>\n"
     "<object type=\"Package\" os_index=\"1\" cpuset=\"0x2\" complete_cpuset=\"0x2\" nodeset=\"0x5\" complete_nodeset=\"0x5\" "
     "gp_index=\"7\"><object type=\"NUMANode\" os_index=\"2\" cpuset=\"0x2\" complete_cpuset=\"0x2\" nodeset=\"0x4\" "
     "complete_nodeset=\"0x4\" gp_index=\"8\" local_memory=\"1073741824\"/>"
