@@ -48,7 +48,7 @@ mka_status mka_budget_open(const mka_budget *b, const mka_memory_plan *plan, uin
         return mka_fail(error, MKA_BAD_ARGUMENT, "a folder to spill to (%s) needs a limit of RAM", plan->spill);
     if (plan->ram == 0) return MKA_OK;
     uint64_t fixed = work + b->fixed, whole = fixed + b->records, place = b->largest + MKA_SPILL_PLACE_BYTES;
-    uint64_t places = (uint64_t)threads * THREAD_PLACES, tables = b->count * MKA_SPILL_RECORD_BYTES;
+    uint64_t places = (uint64_t)threads * THREAD_PLACES + mka_spill_waiting(b->largest), tables = b->count * MKA_SPILL_RECORD_BYTES;
     if (whole <= plan->ram) return MKA_OK;
     if (places > b->count) places = b->count;
     uint64_t least = b->count ? fixed + tables + places * place : whole;
