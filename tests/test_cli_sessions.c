@@ -144,12 +144,36 @@ static void test_limited_ram(void **state) {
     if (run.status != 0) expect(1, "no spill file can be made in /no");
 }
 
+/* The benchmark fills such a memory too: it says what a call read from the file, and keeps within the limit. */
+static void test_limited_bench(void **state) {
+    (void)state;
+    MKA("bench", "attention", "--memory", "tiered", "--kv", "concentrated", "--kv-len", "65536", "--heads", "4", "--kv-heads",
+        "2", "--head-dim", "64", "-r", "2", "-t", "2", "--ram", "1M", "--spill", run.cache, "--json");
+    expect(2, "this context needs at least ");
+    double least = 0;
+    char ram[32];
+    assert_int_equal(sscanf(strstr(run.err, "at least "), "at least %lf MiB", &least), 1);
+    snprintf(ram, sizeof ram, "%.1fM", least + 0.1);
+    MKA("bench", "attention", "--memory", "tiered", "--kv", "concentrated", "--kv-len", "65536", "--heads", "4", "--kv-heads",
+        "2", "--head-dim", "64", "-r", "2", "-t", "2", "--ram", ram, "--spill", run.cache, "--json");
+    expect(0, "");
+    json_t *row = json_out(), *memory = json_object_get(row, "memory");
+    assert_true(json_number_value(json_object_get(memory, "spill_bytes")) > 64 * 68);
+    json_int_t resident = json_integer_value(json_object_get(memory, "resident_bytes"));
+    assert_true(resident > 0);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* whose own memory counts */
+    assert_true((double)resident <= 1.05 * (least + 0.1) * 1048576);
+#endif
+    json_decref(row);
+}
+
 int main(int argc, char **argv) {
     if (!open_run(argc, argv)) return 2;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_saved_sessions),
         cmocka_unit_test(test_reused_prompts),
         cmocka_unit_test(test_limited_ram),
+        cmocka_unit_test(test_limited_bench),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     close_run();

@@ -221,6 +221,7 @@ static int compare(run *r, line *l) {
             d->store->context != like.context || !mka_bench_store_same(d->store, &like, &r->kv) ||
             r->kv.source == MKA_BENCH_RANDOM)
             continue;
+        l->store->turn = 0; /* the queries that the dense row has */
         if (attend(l) != 0 || attend(d) != 0) return 1;
         const float *a = mka_bench_store_out(l->store), *b = mka_bench_store_out(d->store);
         double difference = 0, size = 0;
@@ -236,6 +237,11 @@ static int compare(run *r, line *l) {
 
 /* ---- output ---- */
 
+/* Bytes that a call reads from the spill file: the mean over all, warm-up included. */
+static double spilled(const store *s) {
+    return s->calls > 0 ? (double)s->spill_bytes / (double)s->calls : 0;
+}
+
 static json_t *memory_json(const line *l) {
     const store *s = l->store;
     const mka_used *u = &s->used;
@@ -249,6 +255,8 @@ static json_t *memory_json(const line *l) {
                             "means", (json_int_t)u->mean_bytes, "scan", (json_int_t)u->scan_bytes, "keys",
                             (json_int_t)u->key_bytes, "values", (json_int_t)u->value_bytes);
     if (l->error >= 0) json_object_set_new(out, "output_rel_err", mka_cli_json_real(l->error));
+    json_object_set_new(out, "spill_bytes", mka_cli_json_real(spilled(s)));
+    json_object_set_new(out, "resident_bytes", json_integer((json_int_t)s->resident));
     if (s->concentration != NULL) {
         json_t *heads = json_array();
         for (int h = 0; h < s->kv_heads; h++)
@@ -263,6 +271,7 @@ static json_t *memory_json(const line *l) {
 static void print_memory(run *r, const line *l) {
     const store *s = l->store;
     const mka_used *u = &s->used;
+    char size[32];
     if (!s->tiered) return;
     double pairs = u->queries > 0 ? (double)u->queries : 1;
     mka_cli_print(
@@ -274,6 +283,9 @@ static void print_memory(run *r, const line *l) {
         1e-6 * (double)u->key_bytes, 1e-6 * (double)u->value_bytes);
     if (l->error >= 0) mka_cli_print(r->bench.cli, "; output off by %.4f of its size", l->error);
     mka_cli_print(r->bench.cli, "\n");
+    if (s->spill_bytes > 0) mka_cli_print(r->bench.cli, "        %.2f MB a call read from the spill file\n", 1e-6 * spilled(s));
+    if (s->resident > 0)
+        mka_cli_print(r->bench.cli, "        %s of memory taken at most while it was filled\n", mka_cli_size(s->resident, size));
     for (int h = 0; s->concentration != NULL && h < s->kv_heads; h++)
         mka_cli_print(r->bench.cli, "        head %d: long-term mass %.3f, all but 0.02 of the whole in %d tokens\n", h,
                       s->concentration[h].long_mass, s->concentration[h].tokens);

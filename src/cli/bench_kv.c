@@ -180,13 +180,19 @@ static int by_size_down(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-int mka_bench_kv_measure(const mka_bench_kv_shape *s, const float *keys, const float *q, mka_bench_concentration *c) {
+int mka_bench_kv_measure(const mka_bench_kv_shape *s, int head, const float *q, mka_bench_concentration *c) {
     size_t n = (size_t)s->context, count = 0;
     double *weights = malloc(n * sizeof *weights), most = -INFINITY, all = 0, far = 0, left;
-    if (weights == NULL) return mka_cli_error("out of memory");
+    float *key = malloc((size_t)s->key_dim * sizeof *key);
+    if (weights == NULL || key == NULL) {
+        free(weights);
+        free(key);
+        return mka_cli_error("out of memory");
+    }
     for (size_t t = 0; t < n; t++) {
         double sum = 0;
-        for (size_t i = 0; i < (size_t)s->key_dim; i++) sum += (double)(q[i] * keys[t * (size_t)s->key_dim + i]);
+        concentrated_row(s, head, (int)t, key, NULL);
+        for (size_t i = 0; i < (size_t)s->key_dim; i++) sum += (double)(q[i] * key[i]);
         weights[t] = sum / sqrt((double)s->key_dim);
         most = fmax(most, weights[t]);
     }
@@ -202,5 +208,6 @@ int mka_bench_kv_measure(const mka_bench_kv_shape *s, const float *keys, const f
     c->long_mass = far / all;
     for (c->tokens = 0; (size_t)c->tokens < count && left > 0.02 * all; c->tokens++) left -= weights[c->tokens];
     free(weights);
+    free(key);
     return 0;
 }

@@ -37,7 +37,7 @@ typedef struct mka_bench_concentration {
     double long_mass;
     int tokens;
 } mka_bench_concentration;
-/* keys [context][key_dim] of one key/value head; q [key_dim]. Returns an exit status. */
-int mka_bench_kv_measure(const mka_bench_kv_shape *shape, const float *keys, const float *q, mka_bench_concentration *c);
+/* Of concentrated keys of one key/value head; q [key_dim]. Returns an exit status. */
+int mka_bench_kv_measure(const mka_bench_kv_shape *shape, int head, const float *q, mka_bench_concentration *c);
 
 #endif

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FILL = 64, SETTLE = 1024 };
+enum { FILL = 64, SETTLE = 1024, SETS = 64 };
 
 static mka_bench_kv_shape shape_of(const mka_bench_store *s) {
     return (mka_bench_kv_shape){s->heads, s->kv_heads, s->key_dim, s->value_dim, s->context};
@@ -22,10 +22,18 @@ static int append(mka_bench_store *s, int level, int n, const float *keys, const
     return mka_kv_append(s->kv[level], n, keys, values, error) == MKA_OK;
 }
 
+/* What the memory takes, beyond what the process had before it. */
+static void note_resident(mka_bench_store *s) {
+    size_t now = mka_cli_resident_memory();
+    if (now > s->before && now - s->before > s->resident) s->resident = now - s->before;
+}
+
 /* A long memory moves to its long-term tier as it is filled, as it would in use. */
 static int settle(mka_bench_store *s, int done, mka_error *error) {
     if (!s->tiered || done % SETTLE != 0) return 1;
-    return mka_memory_attend(s->memory, 0, 1, s->q, s->out, NULL, error) == MKA_OK;
+    mka_status status = mka_memory_attend(s->memory, 0, 1, s->q, s->out, NULL, error);
+    note_resident(s);
+    return status == MKA_OK;
 }
 
 static int fill(mka_bench_kv *kv, mka_bench_store *s, int level) {
@@ -45,24 +53,15 @@ static int fill(mka_bench_kv *kv, mka_bench_store *s, int level) {
     return status;
 }
 
-/* How concentrated the first query of each key/value head is: the keys are made once more, one head at a time. */
-static int measure(mka_bench_kv *kv, mka_bench_store *s) {
+/* How concentrated the first query of each key/value head is. */
+static int measure(mka_bench_store *s) {
     mka_bench_kv_shape shape = shape_of(s);
-    size_t row = (size_t)s->kv_heads * (size_t)s->key_dim, dim = (size_t)s->key_dim;
-    float *rows = malloc(row * sizeof *rows), *keys = malloc((size_t)s->context * dim * sizeof *keys);
     int status = 0;
     s->concentration = calloc((size_t)s->kv_heads, sizeof *s->concentration);
-    if (rows == NULL || keys == NULL || s->concentration == NULL) status = mka_cli_error("out of memory");
-    for (int h = 0; h < s->kv_heads && status == 0; h++) {
-        for (int t = 0; t < s->context; t++) {
-            mka_bench_kv_rows(kv, &shape, t, 1, rows, NULL);
-            memcpy(keys + (size_t)t * dim, rows + (size_t)h * dim, dim * sizeof *keys);
-        }
-        const float *q = s->q + (size_t)h * (size_t)(s->heads / s->kv_heads) * dim;
-        status = mka_bench_kv_measure(&shape, keys, q, &s->concentration[h]);
-    }
-    free(rows);
-    free(keys);
+    if (s->concentration == NULL) return mka_cli_error("out of memory");
+    for (int h = 0; h < s->kv_heads && status == 0; h++)
+        status = mka_bench_kv_measure(&shape, h, s->q + (size_t)h * (size_t)(s->heads / s->kv_heads) * (size_t)s->key_dim,
+                                      &s->concentration[h]);
     return status;
 }
 
@@ -95,24 +94,37 @@ static int make_tiered(mka_bench *bench, mka_bench_store *s) {
     options.queries = s->queries;
     options.local = (mka_type)s->type;
     options.plan = bench->cli->options.plan;
+    options.plan.recall = (mka_recall){.tokens = 1}; /* nothing is asked while it is filled */
+    s->before = mka_cli_resident_memory();
     return mka_memory_create(bench->engine[s->engine], &options, &s->memory, &error) == MKA_OK ? 0 : mka_cli_failure(&error, 1);
+}
+
+/* The memory that was filled is to be asked as --recall says, from its first call on. */
+static int start_recall(mka_bench *bench, mka_bench_store *s) {
+    mka_error error = {0};
+    mka_status status = mka_memory_set_recall(s->memory, &bench->cli->options.plan.recall, &error);
+    if (status == MKA_OK) status = mka_memory_attend(s->memory, 0, 1, s->q, s->out, NULL, &error);
+    note_resident(s);
+    return status == MKA_OK ? 0 : mka_cli_failure(&error, 0);
 }
 
 int mka_bench_store_make(mka_bench *bench, mka_bench_kv *kv, mka_bench_store *s) {
     mka_bench_kv_shape shape = shape_of(s);
-    size_t q = (size_t)s->queries * (size_t)s->heads * (size_t)s->key_dim;
+    s->sets = s->tiered && bench->cli->options.plan.spill != NULL ? SETS : 1;
+    size_t q = (size_t)s->sets * (size_t)s->queries * (size_t)s->heads * (size_t)s->key_dim;
     size_t out = (size_t)s->queries * (size_t)s->heads * (size_t)s->value_dim;
     s->q = malloc(q * sizeof *s->q);
     s->out = malloc(out * sizeof *s->out);
     s->mixed = malloc(out * sizeof *s->mixed);
     if (s->q == NULL || s->out == NULL || s->mixed == NULL) return mka_cli_error("out of memory");
-    mka_bench_kv_queries(kv, &shape, s->queries, s->q);
+    mka_bench_kv_queries(kv, &shape, s->sets * s->queries, s->q);
     int status = s->tiered ? make_tiered(bench, s) : make_dense(bench, s);
     for (int level = 0; level < s->levels && status == 0; level++) {
         status = fill(kv, s, level);
+        if (status == 0 && s->tiered) status = start_recall(bench, s);
         if (status == 0) status = mka_bench_step(bench);
     }
-    return status == 0 && s->tiered && kv->source == MKA_BENCH_CONCENTRATED ? measure(kv, s) : status;
+    return status == 0 && s->tiered && kv->source == MKA_BENCH_CONCENTRATED ? measure(s) : status;
 }
 
 void mka_bench_store_free(mka_bench_store *s) {
@@ -128,8 +140,12 @@ int mka_bench_store_attend(mka_bench_store *s, int length, int n) {
     mka_error error = {0};
     size_t out = (size_t)n * (size_t)s->heads * (size_t)s->value_dim;
     if (s->tiered) {
+        const float *q = s->q + (size_t)(s->turn++ % s->sets) * (size_t)s->queries * (size_t)s->heads * (size_t)s->key_dim;
         s->used = (mka_used){.queries = 0};
-        return mka_memory_attend(s->memory, 0, n, s->q, s->out, &s->used, &error) == MKA_OK ? 0 : mka_cli_failure(&error, 0);
+        if (mka_memory_attend(s->memory, 0, n, q, s->out, &s->used, &error) != MKA_OK) return mka_cli_failure(&error, 0);
+        s->spill_bytes += s->used.spill_bytes;
+        s->calls++;
+        return 0;
     }
     for (int level = 0; level < s->levels; level++) {
         if (mka_kv_attend(s->kv[level], length, n, s->q, s->out, &error) != MKA_OK) return mka_cli_failure(&error, 0);

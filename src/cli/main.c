@@ -142,11 +142,14 @@ static const command commands[] = {
      "a buffer as large as what the row reads, and the unit that its kernels compute with; limit_fraction is the time that the\n"
      "nearer limit would take over the time it took (median over the samples). Short calls count as the best of three runs, as\n"
      "the limits do. Bytes count every cached byte once.\n"
+     "With --ram and --spill a tiered row's long-term rows lie in a file but for what --ram has room for; its calls then have\n"
+     "64 queries in turns, because one alone would find its rows in memory. memory {spill_bytes (a call), resident_bytes}.\n"
      "mka reads three caches, one a level; fastmka one, as gqa does. --json fields: phase, variant, heads, kv_heads, head_dim,\n"
      "q_len, kv_len, kv_type, memory, ms {min, median, max}, bytes, flops, gbps, gflops, limit (GB/s or GFLOP/s), limit_kind,\n"
      "limit_fraction, read_gbps, unit, unit_gflops, threads, repeats, cpu.\n\n"
      "Examples:\n"
      "  mka bench attention --kv-len 8192,131072 --kv-type f16,bf16,q8\n"
+     "  mka bench attention --memory tiered --kv concentrated --kv-len 1048576 --ram 1G --spill /var/tmp\n"
      "  mka bench attention --phase prefill --q-len 512 --kv-len 4096,32768 -t 1,2 --json\n"},
     {"bench model", MKA_CLI_BENCH_MODEL, mka_cli_bench_model, "(-m MODEL | --shape NAME[:TYPE])",
      "tokens a second of a whole model", 0,

@@ -175,6 +175,16 @@ size_t mka_cli_peak_memory(void) {
     return getrusage(RUSAGE_SELF, &usage) == 0 ? (size_t)usage.ru_maxrss * 1024 : 0;
 }
 
+size_t mka_cli_resident_memory(void) {
+    char line[256];
+    size_t kib = 0;
+    FILE *file = fopen("/proc/self/status", "r");
+    while (file != NULL && fgets(line, sizeof line, file) != NULL)
+        if (sscanf(line, "RssAnon: %zu", &kib) == 1) break;
+    if (file != NULL) fclose(file);
+    return kib * 1024;
+}
+
 const char *mka_cli_size(uint64_t bytes, char text[32]) {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
     double value = (double)bytes;

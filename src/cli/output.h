@@ -54,6 +54,8 @@ int mka_cli_colors(const mka_cli *cli, int descriptor);
 
 double mka_cli_now(void); /* seconds, monotonic */
 size_t mka_cli_peak_memory(void);
+/* Memory of its own that the process has now (mapped files are not); 0 where the system does not say. */
+size_t mka_cli_resident_memory(void);
 /* "1.5 GiB" and the like, into text. */
 const char *mka_cli_size(uint64_t bytes, char text[32]);
 
