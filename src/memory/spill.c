@@ -17,6 +17,8 @@
 enum { PAGE = 4096, EXTENT = 1 << 20, WAITING = EXTENT / PAGE };
 #define TAKEN (1 << 24) /* a place's pins while its content changes are below zero by this */
 
+enum { ABSENT = -1, ASKED = -2 }; /* places of records that are not in the cache, and were or were not asked for */
+
 static const uint64_t nobody = UINT64_MAX;
 
 /* pins > 0: that many users; 0: free to be taken; < 0: being written or read. owner changes only then, under the lock. A record
@@ -140,7 +142,7 @@ mka_status mka_spill_add(mka_spill *s, size_t bytes, size_t count, mka_spill_par
     }
     part->places = (atomic_int *)(void *)((unsigned char *)part->sums + sums);
     part->pages = (atomic_uint *)(void *)((unsigned char *)part->sums + sums + places);
-    for (size_t i = 0; i < count; i++) atomic_init(&part->places[i], -1);
+    for (size_t i = 0; i < count; i++) atomic_init(&part->places[i], ABSENT);
     s->numbered += count;
     return MKA_OK;
 }
@@ -156,7 +158,7 @@ static int take_place(mka_spill *s) {
         s->hand = at + 1 < s->count ? at + 1 : 0;
         if (atomic_exchange(&p->used, 0) && p->owner != nobody) continue;
         if (!atomic_compare_exchange_strong(&p->pins, &none, -TAKEN)) continue;
-        if (p->owner != nobody) atomic_store(p->entry, -1);
+        if (p->owner != nobody) atomic_store(p->entry, ABSENT);
         p->owner = nobody;
         return (int)at;
     }
@@ -178,7 +180,7 @@ static void own(mka_spill_part *part, size_t index, int at) {
 
 static void disown(mka_spill *s, int at) {
     place *p = &s->places[at];
-    atomic_store(p->entry, -1);
+    atomic_store(p->entry, ABSENT);
     p->owner = nobody;
 }
 
@@ -403,8 +405,10 @@ void mka_spill_release(mka_spill_part *part, size_t index) {
 }
 
 void mka_spill_ask(const mka_spill_part *part, size_t index) {
+    int at = ABSENT;
     unsigned page = atomic_load_explicit(&part->pages[index], memory_order_relaxed);
-    if (!page || atomic_load_explicit(&part->places[index], memory_order_relaxed) >= 0) return;
+    if (!page || atomic_load_explicit(&part->places[index], memory_order_relaxed) != ABSENT) return;
+    if (!atomic_compare_exchange_strong(&part->places[index], &at, ASKED)) return;
     (void)posix_fadvise(part->spill->handle, (off_t)offset_of(page), (off_t)part->bytes, POSIX_FADV_WILLNEED);
 }
 

@@ -23,7 +23,7 @@ typedef struct mka_spill_part {
     size_t bytes, stride, count; /* of a record, in memory and in the file */
     uint64_t first;              /* what its records are numbered from */
     uint64_t *sums;              /* [count] */
-    atomic_int *places;          /* [count] where in the cache; -1: not there */
+    atomic_int *places;          /* [count] where in the cache; < 0: not there */
     atomic_uint *pages;          /* [count] where in the file, in 4 KiB, from 1 on; 0: not written */
     size_t mapped;               /* bytes of the three */
 } mka_spill_part;
@@ -51,7 +51,7 @@ mka_status mka_spill_commit(mka_spill_part *part, size_t index, mka_error *error
 const unsigned char *mka_spill_get(mka_spill_part *part, size_t index, mka_error *error);
 void mka_spill_release(mka_spill_part *part, size_t index);
 
-/* Tells the system that a record will soon be got. */
+/* Tells the system that a record will soon be got, once until it is. */
 void mka_spill_ask(const mka_spill_part *part, size_t index);
 
 /* Runs alone. */
