@@ -1,0 +1,106 @@
+/* nv - what NVIDIA devices of compute capability 8.0 and later add to OpenCL C, as functions over inline PTX: products on the matrix
+ * unit, exchanges within a warp, streaming loads, halves in pairs. Comes before every file *_nv.cl in a program; owns nothing else.
+ *
+ * A warp is 32 work-items in a row of dimension 0; g = lane / 4, t = lane % 4. All 32 call the warp's functions together.
+ */
+#if KEY_TYPE == 30 || WTYPE == 30
+#define UNIT "bf16" /* what the matrix unit multiplies */
+#else
+#define UNIT "f16"
+#endif
+
+/* c [16][8] += a [16][16] b [16][8]. A lane holds a: rows g, g + 8, g, g + 8 of columns 2t, 2t + 1 (a0, a1) and 2t + 8, 2t + 9 (a2, a3);
+ * b: column g, rows 2t, 2t + 1 and 2t + 8, 2t + 9; c: row g of columns 2t, 2t + 1, then row g + 8. */
+static inline void multiply(float c[4], uint a0, uint a1, uint a2, uint a3, const uint b[2]) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." UNIT "." UNIT ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b[0]), "r"(b[1]));
+}
+
+/* Two floats as a pair of the unit's type, x in the low half. */
+static inline uint pair(float x, float y) {
+    uint p;
+    asm("cvt.rn." UNIT "x2.f32 %0, %1, %2;" : "=r"(p) : "f"(y), "f"(x));
+    return p;
+}
+
+/* An 8 x 8 matrix of 16-bit numbers across the warp, turned. */
+static inline uint turn(uint x) {
+    uint y;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+    return y;
+}
+
+/* Four of the eight bytes of b:a, a nibble of which for each. */
+static inline uint pick(uint a, uint b, uint which) {
+    uint y;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(y) : "r"(a), "r"(b), "r"(which));
+    return y;
+}
+
+static inline float lanes_xor(float x, int mask) {
+    float y;
+    asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 31, 0xffffffff;" : "=f"(y) : "f"(x), "r"(mask));
+    return y;
+}
+
+static inline int warp_any(int x) {
+    int y;
+    asm volatile("{.reg .pred p; setp.ne.s32 p, %1, 0; vote.sync.any.pred p, p, 0xffffffff; selp.s32 %0, 1, 0, p;}"
+                 : "=r"(y)
+                 : "r"(x));
+    return y;
+}
+
+static inline void lanes_meet(void) {
+    asm volatile("bar.warp.sync 0xffffffff;" ::: "memory");
+}
+
+/* Streaming loads: every byte is used once, so it need not push anything out of the first-level cache. */
+static inline void load(global const uchar *from, int bytes, uint *to) {
+    ulong p = (ulong)from;
+    if (bytes == 16)
+        asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                     : "l"(p));
+    else if (bytes == 8)
+        asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0,%1}, [%2];" : "=r"(to[0]), "=r"(to[1]) : "l"(p));
+    else
+        asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(to[0]) : "l"(p));
+}
+
+/* Reads of other groups' stores: past the first-level cache. */
+static inline float4 fresh4(global const float *from) {
+    float4 x;
+    asm volatile("ld.global.cg.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "l"((ulong)from));
+    return x;
+}
+
+static inline float2 fresh2(global const float2 *from) {
+    float2 x;
+    asm volatile("ld.global.cg.v2.f32 {%0,%1}, [%2];" : "=f"(x.x), "=f"(x.y) : "l"((ulong)from));
+    return x;
+}
+
+/* Pairs of halves: a - b, a b + c. */
+static inline uint sub2(uint a, uint b) {
+    uint y;
+    asm("sub.f16x2 %0, %1, %2;" : "=r"(y) : "r"(a), "r"(b));
+    return y;
+}
+
+static inline uint fma2(uint a, uint b, uint c) {
+    uint y;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(a), "r"(b), "r"(c));
+    return y;
+}
+
+static inline void halves(uint two, float *low, float *high) {
+    asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}" : "=f"(*low), "=f"(*high) : "r"(two));
+}
+
+/* Four bytes to pairs of halves by an exponent over them: 1024 + byte. */
+static inline void byte_pairs(uint four, uint *low, uint *high) {
+    *low = pick(four, 0x64646464u, 0x4140);
+    *high = pick(four, 0x64646464u, 0x4342);
+}
