@@ -1,5 +1,6 @@
-/* nv - what NVIDIA devices of compute capability 8.0 and later add to OpenCL C, as functions over inline PTX: products on the matrix
- * unit, exchanges within a warp, streaming loads, halves in pairs. Comes before every file *_nv.cl in a program; owns nothing else.
+/* nv - what NVIDIA devices of compute capability 8.0 and later add to OpenCL C, as functions over inline PTX: products on the
+ * matrix unit, exchanges within a warp, streaming loads, halves in pairs. Comes before every file *_nv.cl in a program; owns
+ * nothing else.
  *
  * A warp is 32 work-items in a row of dimension 0; g = lane / 4, t = lane % 4. All 32 call the warp's functions together.
  */
@@ -9,8 +10,8 @@
 #define UNIT "f16"
 #endif
 
-/* c [16][8] += a [16][16] b [16][8]. A lane holds a: rows g, g + 8, g, g + 8 of columns 2t, 2t + 1 (a0, a1) and 2t + 8, 2t + 9 (a2, a3);
- * b: column g, rows 2t, 2t + 1 and 2t + 8, 2t + 9; c: row g of columns 2t, 2t + 1, then row g + 8. */
+/* c [16][8] += a [16][16] b [16][8]. A lane holds a: rows g, g + 8, g, g + 8 of columns 2t, 2t + 1 (a0, a1) and 2t + 8, 2t + 9
+ * (a2, a3); b: column g, rows 2t, 2t + 1 and 2t + 8, 2t + 9; c: row g of columns 2t, 2t + 1, then row g + 8. */
 static inline void multiply(float c[4], uint a0, uint a1, uint a2, uint a3, const uint b[2]) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32." UNIT "." UNIT ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
@@ -103,4 +104,38 @@ static inline void halves(uint two, float *low, float *high) {
 static inline void byte_pairs(uint four, uint *low, uint *high) {
     *low = pick(four, 0x64646464u, 0x4140);
     *high = pick(four, 0x64646464u, 0x4342);
+}
+
+/* Where a local pointer points, as the instructions below want it. */
+static inline uint local_at(const local void *p) {
+    return (uint)(size_t)p;
+}
+
+/* 16 bytes from memory to local memory, on the way until wait_copies: all but the newest `pending` sets, each ended by
+ * end_copies. */
+static inline void copy16(uint to, global const void *from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"((ulong)from) : "memory");
+}
+static inline void end_copies(void) {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+static inline void wait_copies(const int pending) {
+    if (pending == 0) asm volatile("cp.async.wait_group 0;" ::: "memory");
+    if (pending == 1) asm volatile("cp.async.wait_group 1;" ::: "memory");
+    if (pending == 2) asm volatile("cp.async.wait_group 2;" ::: "memory");
+}
+
+/* Four 8 x 8 matrices of 16-bit numbers; lane l has the address of row l % 8 of matrix l / 8. A lane gets columns 2t, 2t + 1 of
+ * row g of each, and with load_turned rows 2t, 2t + 1 of column g. */
+static inline void load_matrices(uint at, uint m[4]) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+                 : "r"(at)
+                 : "memory");
+}
+static inline void load_turned(uint at, uint m[4]) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+                 : "r"(at)
+                 : "memory");
 }
