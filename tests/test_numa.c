@@ -93,7 +93,7 @@ static void make(cache *c, uint64_t nodes, mka_numa_mode mode, int kv_heads) {
     float *out = malloc(width * sizeof *out);
     assert_non_null(out);
     mka_attend_job job = {.n = 1, .first = TOKENS - 1, .heads = kv_heads, .scale = 0.125F, .q = x, .out = out};
-    mka_tiers_attend(&c->tiers, &c->ops, &job);
+    mka_tiers_attend(&c->tiers, &c->ops, &job, NULL, 0);
     assert_true(c->tiers.longterm.blocks > 100);
     free(out);
     free(x);

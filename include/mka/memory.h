@@ -57,9 +57,13 @@ typedef struct mka_used {
     uint64_t scan_bytes;             /* L3: signs and factors */
     uint64_t key_bytes, value_bytes; /* L3: rows */
     uint64_t spill_bytes;            /* of these, and of their neighbours in the block: read from the spill file */
-    double unread_mass; /* sum over pairs: the share of the softmax that was estimated or, if certified, left out; the
-                           mean over the head's queries */
-    double lost_bound;  /* certified: the largest share that can have been left out */
+    double unread_mass;      /* sum over pairs: the share of the softmax that was estimated or, if certified, left out; the
+                                mean over the head's queries */
+    double lost_bound;       /* certified: the largest share that can have been left out */
+    uint64_t levels;         /* MKA: pairs of a query token and a level of memory that it could have read */
+    uint64_t levels_skipped; /* of these, pairs that were not read, because the router gave them (next to) nothing */
+    uint64_t saved_bytes; /* that reading the skipped ones would have taken at least: of calls that read nothing of a level, its
+                             local tier, and the signs (or, where everything is recalled, the rows) of its long-term one */
 } mka_used;
 
 /* The same for one key/value head of one layer, and how it compares with dense attention over the same stored cache. Sums; what

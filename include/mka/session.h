@@ -24,6 +24,8 @@ typedef enum mka_memory_mode { MKA_MEMORY_AUTO, MKA_MEMORY_DENSE, MKA_MEMORY_TIE
 
 #define MKA_TIERED_FROM 16385 /* MKA_MEMORY_AUTO: contexts of so many tokens are tiered */
 
+#define MKA_LEVEL_THRESHOLD 0.01F /* bench/RESULTS.md: what it leaves unread, and what that does to the next token */
+
 typedef struct mka_session_options {
     int context;       /* tokens the session can hold; 0: the model's context */
     int chunk;         /* tokens that prefill takes at once; 0: 512 */
@@ -32,10 +34,13 @@ typedef struct mka_session_options {
     int exact; /* 1: activations stay float32 in every product. 0 (default): products with quantised weights round them, to 8 bits
                   in blocks of 32 for a few tokens, and to bf16 for more where the CPU multiplies that fastest */
     mka_memory_mode
-        memory;           /* tiers serve layers that see all tokens; those with a window, or latent ones, are kept as they are */
-    mka_memory_plan plan; /* of the tiers; key_type and value_type above are those of the local tier. Its numa counts for dense
-                             memory too */
-    mka_mla_form mla;     /* how latent attention is computed; no effect on other models */
+        memory;            /* tiers serve layers that see all tokens; those with a window, or latent ones, are kept as they are */
+    mka_memory_plan plan;  /* of the tiers; key_type and value_type above are those of the local tier. Its numa counts for dense
+                              memory too */
+    mka_mla_form mla;      /* how latent attention is computed; no effect on other models */
+    float level_threshold; /* tiered sessions of MKA models: a level to which the router gives a query less than this is not read,
+                              and the others get its weight in proportion. 0: all are read; below 1/3. Default MKA_LEVEL_THRESHOLD
+                            */
 } mka_session_options;
 
 MKA_API void mka_session_defaults(mka_session_options *options);

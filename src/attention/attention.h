@@ -88,8 +88,9 @@ typedef struct mka_layer_state {
     X(out)                                                                                                                       \
     X(mixed)                                                                                                                     \
     X(summary_rows)                                                                                                              \
-    X(longterm_rows) X(fused) X(hidden) X(lambda) X(q_latent) X(down) X(q_absorbed) X(latent_out) X(block_latent) X(block_rows)  \
-        X(block_k) X(block_v) X(run_m) X(run_z)
+    X(longterm_rows)                                                                                                             \
+    X(fused) X(hidden) X(lambda) X(q_latent) X(down) X(q_absorbed) X(latent_out) X(block_latent) X(block_rows) X(block_k)        \
+        X(block_v) X(run_m) X(run_z)
 #define MKA_SCRATCH_SIZE(name)   size_t name;
 #define MKA_SCRATCH_BUFFER(name) float *name;
 typedef struct mka_attention_sizes {
@@ -111,6 +112,7 @@ typedef struct mka_attention_pass {
     const mka_rope *rope;
     const float *cosine, *sine; /* [n][rope->pairs] */
     mka_mla_form mla;
+    float level_threshold;            /* levels with less weight are left out; 0: none */
     const mka_attention_trace *trace; /* may be NULL */
     const float *x;                   /* [n][width] */
     float *y;                         /* [n][width] */
@@ -163,8 +165,9 @@ void mka_kv_products(const mka_attention_pass *pass, const float *rows, mka_prod
 /* Normalises (where the model does) and rotates scratch->q; likewise scratch->k, which is then stored with v in cache. */
 void mka_turn_q(const mka_attention_pass *pass);
 void mka_turn_store_kv(const mka_attention_pass *pass, int cache);
-/* Attention of scratch->q over a cache into out, and the output projection of rows [n][heads * value_dim] into pass->y. */
-void mka_attend_cache(const mka_attention_pass *pass, int cache, float *out);
+/* Attention of scratch->q over a cache into out, and the output projection of rows [n][heads * value_dim] into pass->y. weights
+ * (NULL, or one a query, stride floats apart): queries of weight 0 are not answered, see mka_tiers_attend. */
+void mka_attend_cache(const mka_attention_pass *pass, int cache, const float *weights, int stride, float *out);
 void mka_project_out(const mka_attention_pass *pass, const float *rows);
 /* Raises the sizes that the functions above use. */
 void mka_measure_grouped(const mka_layer_config *config, int n, mka_attention_sizes *sizes);
@@ -174,6 +177,9 @@ void mka_route(const mka_attention_pass *pass, int gelu);
 /* Its two halves: the product of the first layer, and what follows it; with one row the latter stays on the calling thread. */
 mka_product mka_route_in(const mka_attention_pass *pass);
 void mka_route_out(const mka_attention_pass *pass, int gelu);
+/* Takes the levels from number first on whose weight is below the pass's threshold out of lambda, and gives the others their
+ * weight in proportion. What a token loses depends on its own lambda alone. */
+void mka_route_drop(const mka_attention_pass *pass, int first);
 /* The rows of every level: rows[0] = x, rows[1] = session summaries (the state moves on), rows[2] = long-term rows. */
 void mka_level_rows(const mka_attention_pass *pass, const float *rows[MKA_LEVELS]);
 void mka_measure_router(const mka_layer_config *config, int n, mka_attention_sizes *sizes);

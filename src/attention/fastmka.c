@@ -66,7 +66,7 @@ static void fastmka_forward(const mka_attention_pass *pass) {
         memcpy(pass->trace->fused, s->fused, (size_t)pass->n * (size_t)pass->layer->config.width * sizeof(float));
     mka_turn_q(pass);
     mka_turn_store_kv(pass, 0);
-    mka_attend_cache(pass, 0, s->out);
+    mka_attend_cache(pass, 0, NULL, 0, s->out);
     mka_project_out(pass, s->out);
 }
 

@@ -59,7 +59,7 @@ void mka_turn_store_kv(const mka_attention_pass *pass, int cache) {
                     pass->scratch->v, v_width(c));
 }
 
-void mka_attend_cache(const mka_attention_pass *pass, int cache, float *out) {
+void mka_attend_cache(const mka_attention_pass *pass, int cache, const float *weights, int stride, float *out) {
     const mka_layer_config *c = &pass->layer->config;
     mka_attend_job job = {.n = pass->n,
                           .first = pass->first,
@@ -68,7 +68,7 @@ void mka_attend_cache(const mka_attention_pass *pass, int cache, float *out) {
                           .scale = c->scale,
                           .q = pass->scratch->q,
                           .out = out};
-    mka_tiers_attend(&pass->state->cache[cache], pass->ops, &job);
+    mka_tiers_attend(&pass->state->cache[cache], pass->ops, &job, weights, stride);
 }
 
 void mka_project_out(const mka_attention_pass *pass, const float *rows) {
@@ -101,7 +101,7 @@ static void grouped_forward(const mka_attention_pass *pass) {
     mka_project(pass, pass->x, 1);
     mka_turn_q(pass);
     mka_turn_store_kv(pass, 0);
-    mka_attend_cache(pass, 0, pass->scratch->out);
+    mka_attend_cache(pass, 0, NULL, 0, pass->scratch->out);
     mka_project_out(pass, pass->scratch->out);
 }
 

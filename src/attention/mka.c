@@ -1,5 +1,8 @@
 /* mka - Memory-Keyed Attention (arXiv 2603.20586, algorithm 1): one causal attention a level, each with a cache of its own, and
- * the outputs mixed by the router of the query token. */
+ * the outputs mixed by the router of the query token.
+ *
+ * In a tiered session every level's cache has tiers of its own. A level whose weight is 0 (by the pass's threshold, or because
+ * the router says so) is not read for that query: its keys and values are stored, and its blocks close, as always. */
 #include <string.h>
 
 #include "attention.h"
@@ -20,9 +23,11 @@ static void mix_level(const mka_attention_pass *pass, int level) {
     const mka_layer_config *c = &pass->layer->config;
     const mka_attention_scratch *s = pass->scratch;
     int width = c->heads * c->value_dim;
-    for (size_t i = 0; i < (size_t)pass->n; i++)
-        pass->ops->kernels->axpy(width, s->lambda[i * (size_t)c->levels + (size_t)level], s->out + i * (size_t)width,
-                                 s->mixed + i * (size_t)width);
+    for (size_t i = 0; i < (size_t)pass->n; i++) {
+        float weight = s->lambda[i * (size_t)c->levels + (size_t)level];
+        if (weight == 0) continue; /* out says nothing there */
+        pass->ops->kernels->axpy(width, weight, s->out + i * (size_t)width, s->mixed + i * (size_t)width);
+    }
 }
 
 static void mka_forward(const mka_attention_pass *pass) {
@@ -30,13 +35,14 @@ static void mka_forward(const mka_attention_pass *pass) {
     const float *rows[MKA_LEVELS];
     mka_project_q(pass);
     mka_route(pass, 1);
+    mka_route_drop(pass, 0);
     mka_level_rows(pass, rows);
     mka_turn_q(pass);
     memset(pass->scratch->mixed, 0, (size_t)pass->n * (size_t)c->heads * (size_t)c->value_dim * sizeof(float));
     for (int level = 0; level < c->levels; level++) {
         mka_project(pass, rows[level], 0);
         mka_turn_store_kv(pass, level);
-        mka_attend_cache(pass, level, pass->scratch->out);
+        mka_attend_cache(pass, level, pass->scratch->lambda + level, c->levels, pass->scratch->out);
         mix_level(pass, level);
     }
     mka_project_out(pass, pass->scratch->mixed);

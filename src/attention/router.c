@@ -43,6 +43,20 @@ void mka_route(const mka_attention_pass *pass, int gelu) {
     mka_route_out(pass, gelu);
 }
 
+void mka_route_drop(const mka_attention_pass *pass, int first) {
+    int levels = pass->layer->config.levels;
+    if (pass->level_threshold <= 0) return;
+    for (int i = 0; i < pass->n; i++) {
+        float *lambda = pass->scratch->lambda + (size_t)i * (size_t)levels, kept = 0;
+        int dropped = 0;
+        for (int l = 0; l < levels; l++) {
+            if (l >= first && lambda[l] < pass->level_threshold) lambda[l] = 0, dropped = 1;
+            kept += lambda[l];
+        }
+        for (int l = 0; dropped && l < levels; l++) lambda[l] /= kept;
+    }
+}
+
 /* The session summary after every token; the state carries on, so that chunks of any size agree. */
 static void summary_rows(const mka_attention_pass *pass, float *rows) {
     const mka_layer_config *c = &pass->layer->config;

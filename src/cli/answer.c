@@ -131,6 +131,7 @@ static json_t *tiered_json(const mka_cli_answer *answer, const mka_session *sess
                                mka_cli_json_real(mka_eval_mean((double)used.long_tokens, queries)), "unread_mass_estimate",
                                mka_cli_json_real(mka_eval_mean(used.unread_mass, queries)), "bytes_by_tier",
                                mka_eval_tiers_json(&used, tokens));
+    mka_eval_levels_json(&used, tokens, memory);
     /* Only a certified contract bounds what it leaves out. */
     json_object_set_new(memory, "lost_mass_bound", used.lost_bound > 0 ? mka_cli_json_real(used.lost_bound) : json_null());
     return memory;
@@ -174,6 +175,10 @@ void mka_cli_answer_statistics(const mka_cli_answer *answer, mka_session *sessio
                      mka_eval_mean((double)used.read_tokens, (double)used.queries),
                      mka_eval_mean((double)used.long_tokens, (double)used.queries),
                      100 * mka_eval_mean(used.unread_mass, (double)used.queries), used.lost_bound > 0 ? "left out" : "estimated");
+    if (used.levels_skipped > 0)
+        mka_cli_note("%.1f %% of the levels of memory were not read, which saved %s or more",
+                     100 * mka_eval_mean((double)used.levels_skipped, (double)used.levels),
+                     mka_cli_size(used.saved_bytes, cache));
     mka_numa_report numa;
     mka_session_get_numa(session, &numa);
     mka_cli_numa_note(&numa);

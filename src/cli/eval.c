@@ -94,6 +94,9 @@ void mka_eval_used(const mka_session *session, const mka_used *before, mka_used 
     sum->key_bytes += now.key_bytes - before->key_bytes;
     sum->value_bytes += now.value_bytes - before->value_bytes;
     sum->unread_mass += now.unread_mass - before->unread_mass;
+    sum->levels += now.levels - before->levels;
+    sum->levels_skipped += now.levels_skipped - before->levels_skipped;
+    sum->saved_bytes += now.saved_bytes - before->saved_bytes;
     if (now.lost_bound > sum->lost_bound) sum->lost_bound = now.lost_bound;
 }
 
@@ -109,6 +112,12 @@ json_t *mka_eval_tiers_json(const mka_used *u, double tokens) {
                      "values", mka_cli_json_real((double)u->value_bytes / tokens));
 }
 
+void mka_eval_levels_json(const mka_used *u, double tokens, json_t *object) {
+    if (u->levels == 0) return;
+    json_object_set_new(object, "levels_skipped", mka_cli_json_real(mka_eval_mean((double)u->levels_skipped, (double)u->levels)));
+    json_object_set_new(object, "bytes_saved", mka_cli_json_real((double)u->saved_bytes / tokens));
+}
+
 json_t *mka_eval_memory_json(const mka_eval *e, const mka_session *session, double tokens) {
     mka_used used;
     mka_session_usage usage;
@@ -121,9 +130,11 @@ json_t *mka_eval_memory_json(const mka_eval *e, const mka_session *session, doub
     else
         used.local_bytes = usage.cache_bytes_read;
     double queries = (double)used.queries;
-    return json_pack("{s:s, s:s, s:o, s:o, s:o, s:o}", "mode", tiered ? "tiered" : "dense", "recall", recall, "tokens_read",
-                     mka_cli_json_real(mka_eval_mean((double)used.read_tokens, queries)), "long_tokens",
-                     mka_cli_json_real(mka_eval_mean((double)used.long_tokens, queries)), "unread_mass",
-                     mka_cli_json_real(mka_eval_mean(used.unread_mass, queries)), "bytes_by_tier",
-                     mka_eval_tiers_json(&used, tokens));
+    json_t *memory = json_pack("{s:s, s:s, s:o, s:o, s:o, s:o}", "mode", tiered ? "tiered" : "dense", "recall", recall,
+                               "tokens_read", mka_cli_json_real(mka_eval_mean((double)used.read_tokens, queries)), "long_tokens",
+                               mka_cli_json_real(mka_eval_mean((double)used.long_tokens, queries)), "unread_mass",
+                               mka_cli_json_real(mka_eval_mean(used.unread_mass, queries)), "bytes_by_tier",
+                               mka_eval_tiers_json(&used, tokens));
+    mka_eval_levels_json(&used, tokens, memory);
+    return memory;
 }

@@ -41,6 +41,9 @@ void mka_eval_used(const mka_session *session, const mka_used *before, mka_used 
 /* {local, session, longterm, signs, keys, values}: bytes a token of tokens; longterm is the sum of the last three. */
 json_t *mka_eval_tiers_json(const mka_used *used, double tokens);
 
+/* Adds what MKA left out to an object: the share of its levels, and bytes a token; nothing for other models. */
+void mka_eval_levels_json(const mka_used *used, double tokens, json_t *object);
+
 /* {mode, recall, tokens_read, long_tokens, unread_mass, bytes_by_tier} of all that a session did for tokens tokens. */
 json_t *mka_eval_memory_json(const mka_eval *eval, const mka_session *session, double tokens);
 

@@ -232,6 +232,7 @@ static int print_json(work *w) {
     for (size_t i = 0; i < sizeof reals / sizeof *reals; i++)
         json_object_set_new(out, reals[i].name, mka_cli_json_real(reals[i].value));
     json_object_set_new(out, "bytes_by_tier", mka_eval_tiers_json(&w->used, n));
+    mka_eval_levels_json(&w->used, n, out);
     return mka_cli_json(w->e.cli, out);
 }
 
@@ -262,6 +263,12 @@ static int print_text(work *w) {
     mka_cli_print(w->e.cli, "\n  tokens read       %.1f of %.0f long-term tokens a head\n",
                   mka_eval_mean((double)w->used.read_tokens, queries), mka_eval_mean((double)w->used.long_tokens, queries));
     print_bytes(w);
+    if (w->used.levels > 0) {
+        char saved[32];
+        mka_cli_print(w->e.cli, "  levels not read   %.1f %%, which saved %s a token or more\n",
+                      100 * mka_eval_mean((double)w->used.levels_skipped, (double)w->used.levels),
+                      mka_cli_size(w->used.saved_bytes / w->decoded, saved));
+    }
     mka_cli_print(w->e.cli, "  speed             %.1f tokens/s, dense %.1f\n", n / w->seconds[0], n / w->seconds[1]);
     return mka_cli_flush(w->e.cli);
 }

@@ -167,8 +167,12 @@ static const flag flags[] = {
     {"--window", NULL, "N", TIERED | LAYERS | WHOLE, FLAG_INT, AT(plan.window), 64, 1 << 24,
      "tiered: last tokens that are always read; a multiple of 64 (default 1024)"},
     {"--recall", NULL, "HOW", TIERED | LAYERS | WHOLE, FLAG_RECALL, AT(plan.recall), 0, 0,
-     "tiered: auto (default), p=0.95 (share of the mass to read, by an estimate that runs high), tokens=512 (at most), eps=0.01 (a certified bound of the "
+     "tiered: auto (default), p=0.95 (share of the mass to read, by an estimate that runs high), tokens=512 (at most), eps=0.01 "
+     "(a certified bound of the "
      "mass that is lost) or dense (all)"},
+    {"--level-threshold", NULL, "X", TIERED | WHOLE, FLAG_REAL, AT(level_threshold), 0, 0.333,
+     "tiered, MKA models: a level of memory to which the router gives a token less than X is not read for it (default 0.01; 0: "
+     "all are)"},
     {"--numa", NULL, "HOW", TIERED | LAYERS | WHOLE | MKA_CLI_INFO, FLAG_NUMA, AT(plan.numa), 0, 0,
      "where caches lie: auto (default: on several NUMA nodes each holds its share of the heads, and its threads read it), off, "
      "interleave, or nodes=0,2 (auto, with threads and memory on these nodes alone; one without CPUs takes long-term rows)"},
@@ -211,6 +215,7 @@ void mka_cli_options_defaults(mka_cli_options *options) {
     options->tokens = MKA_CLI_UNSET;
     options->key_type = options->value_type = options->mla = options->fill = options->memory = MKA_CLI_UNSET;
     mka_memory_plan_defaults(&options->plan);
+    options->level_threshold = MKA_LEVEL_THRESHOLD;
     options->repeats = 5;
     options->prompt_tokens = 512;
     mka_sampler_defaults(&options->sampler);

@@ -53,6 +53,7 @@ typedef struct mka_cli_options {
     int key_type, value_type; /* an mka_type, or MKA_CLI_UNSET */
     int mla;                  /* an mka_mla_form, or MKA_CLI_UNSET */
     int memory;               /* an mka_memory_mode, or MKA_CLI_UNSET */
+    float level_threshold;
     mka_memory_plan plan;
     unsigned long long nodes; /* --numa nodes=: a bit each; 0: all */
     int color;                /* an mka_cli_color */

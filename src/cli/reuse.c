@@ -70,9 +70,9 @@ static int open_folder(const mka_cli *cli, const char *level, int tiered, folder
     char text[200];
     f->chunk = o->chunk > 0 ? (size_t)o->chunk : CHUNK;
     int length_of_text =
-        snprintf(text, sizeof text, "%s %s %zu %d %d %d %d %d %d %d %d %d %g %d %g", mka_version(), level, f->chunk, o->exact,
+        snprintf(text, sizeof text, "%s %s %zu %d %d %d %d %d %d %d %d %d %g %d %g %g", mka_version(), level, f->chunk, o->exact,
                  o->mla, o->key_type, o->value_type, tiered, o->plan.window, (int)o->plan.key_type, (int)o->plan.value_type,
-                 (int)recall->contract, (double)recall->share, recall->tokens, (double)recall->eps);
+                 (int)recall->contract, (double)recall->share, recall->tokens, (double)recall->eps, (double)o->level_threshold);
     uint64_t options = hash(0xcbf29ce484222325U, text, (size_t)length_of_text);
     snprintf(f->prefix, sizeof f->prefix, "%016llx-", (unsigned long long)hash(options, o->model, strlen(o->model)));
     return 1;

@@ -36,6 +36,7 @@ void mka_cli_session_options(const mka_cli *cli, int context, mka_session_option
     if (cli->options.value_type != MKA_CLI_UNSET) options->value_type = (mka_type)cli->options.value_type;
     if (cli->options.mla != MKA_CLI_UNSET) options->mla = (mka_mla_form)cli->options.mla;
     if (cli->options.memory != MKA_CLI_UNSET) options->memory = (mka_memory_mode)cli->options.memory;
+    options->level_threshold = cli->options.level_threshold;
     options->plan = cli->options.plan;
     options->exact = cli->options.exact;
 }

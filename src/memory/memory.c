@@ -149,7 +149,7 @@ mka_status mka_memory_attend(mka_memory *memory, int index, int n, const float *
     mka_attend_job job = {.n = n, .first = l->length - n, .heads = o->heads, .scale = o->scale, .q = queries, .out = out};
     memory->shared.used = used ? *used : (mka_used){.queries = 0};
     uint64_t before = memory->shared.spill ? mka_spill_bytes_read(memory->shared.spill) : 0;
-    mka_tiers_attend(&l->tiers, &memory->ops, &job);
+    mka_tiers_attend(&l->tiers, &memory->ops, &job, NULL, 0);
     if (memory->shared.spill) memory->shared.used.spill_bytes += mka_spill_bytes_read(memory->shared.spill) - before;
     if (used) *used = memory->shared.used;
     return mka_tiers_failure(&memory->shared, error);

@@ -86,12 +86,8 @@ mka_status mka_tiers_failure(mka_tiers_shared *s, mka_error *error) {
 
 /* ---- closing ---- */
 
-/* Closed blocks that the query at a position leaves behind its window. */
 static int blocks_behind(const mka_tiers *t, int position) {
-    if (!t->shared) return 0;
-    const mka_memory_plan *plan = &t->shared->plan;
-    int behind = position + 1 - plan->window - plan->sinks;
-    return behind > 0 ? behind / MKA_BLOCK : 0;
+    return t->shared ? mka_blocks_behind(t->shared->plan.sinks, t->shared->plan.window, position) : 0;
 }
 
 static int edge(const mka_tiers *t, int blocks) {
@@ -254,28 +250,57 @@ static void attend_all(mka_tiers *t, mka_ops *ops, const mka_attend_job *job) {
     if (mka_watch_heads(t)) mka_watch_local(t, job, ops->cache_bytes - before);
 }
 
-void mka_tiers_attend(mka_tiers *t, mka_ops *ops, const mka_attend_job *job) {
-    for (int done = 0; done < job->n;) { /* runs of queries whose windows begin at the same edge */
-        int position = job->first + done, blocks = t->dense ? 0 : blocks_behind(t, position), end = done + 1;
-        size_t row = (size_t)done * (size_t)job->heads;
-        mka_attend_job run = *job;
-        run.q = job->q + row * (size_t)t->local.shape.key_dim;
+/* Queries from..to - 1 of a job, as a job. */
+static mka_attend_job part_of(const mka_tiers *t, const mka_attend_job *job, int from, int to) {
+    mka_attend_job part = *job;
+    size_t row = (size_t)from * (size_t)job->heads;
+    part.first = job->first + from;
+    part.n = to - from;
+    part.q = job->q + row * (size_t)t->local.shape.key_dim;
+    part.out = job->out + row * (size_t)t->local.shape.value_dim;
+    return part;
+}
+
+/* What answering queries up to position end - 1 would at least have read. */
+static uint64_t least_bytes(const mka_tiers *t, int end, int blocks) {
+    uint64_t token = mka_local_token_bytes(&t->local.shape), tokens = (uint64_t)end;
+    if (!blocks) return tokens * token;
+    uint64_t far = t->shared->plan.recall.contract == MKA_RECALL_DENSE
+                       ? (uint64_t)blocks * MKA_BLOCK * mka_longterm_row_bytes(&t->longterm.shape)
+                       : (uint64_t)blocks * t->longterm.scan_block * (uint64_t)t->local.shape.kv_heads;
+    return (tokens - (uint64_t)blocks * MKA_BLOCK) * token + far;
+}
+
+/* Takes queries without weight off both ends of from..to - 1. */
+static void trim(mka_tiers *t, const mka_attend_job *job, const float *weights, int stride, int blocks, int *from, int *to) {
+    int begin = *from, end = *to, skipped = 0;
+    for (int i = begin; i < end; i++) skipped += weights[(size_t)i * (size_t)stride] == 0;
+    while (*from < *to && weights[(size_t)*from * (size_t)stride] == 0) ++*from;
+    while (*from < *to && weights[(size_t)(*to - 1) * (size_t)stride] == 0) --*to;
+    if (!t->shared) return;
+    t->shared->used.levels += (uint64_t)(end - begin);
+    t->shared->used.levels_skipped += (uint64_t)skipped;
+    if (*from == *to) t->shared->used.saved_bytes += least_bytes(t, job->first + end, blocks);
+}
+
+void mka_tiers_attend(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, const float *weights, int stride) {
+    for (int done = 0, end; done < job->n; done = end) { /* runs of queries whose windows begin at the same edge */
+        int blocks = t->dense ? 0 : blocks_behind(t, job->first + done);
         if (blocks && !t->judged) {
-            judge(t, ops, job, run.q);
-            continue;
+            judge(t, ops, job, part_of(t, job, done, job->n).q);
+            blocks = t->dense ? 0 : blocks;
         }
-        while (end < job->n && (t->dense || blocks_behind(t, job->first + end) == blocks)) end++;
-        run.first = position;
-        run.n = end - done;
-        run.out = job->out + row * (size_t)t->local.shape.value_dim;
-        if (blocks) {
-            close_blocks(t, ops, blocks);
-            if (atomic_load(&t->shared->failed)) return;
+        for (end = done + 1; end < job->n && (t->dense || blocks_behind(t, job->first + end) == blocks);) end++;
+        int from = done, to = end;
+        if (weights) trim(t, job, weights, stride, blocks, &from, &to);
+        if (blocks) close_blocks(t, ops, blocks);
+        if (blocks && atomic_load(&t->shared->failed)) return;
+        if (from == to) continue;
+        mka_attend_job run = part_of(t, job, from, to);
+        if (blocks)
             attend_group(t, ops, &run, blocks);
-        } else {
+        else
             attend_all(t, ops, &run);
-        }
-        done = end;
     }
 }
 

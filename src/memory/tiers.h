@@ -47,6 +47,12 @@ typedef struct mka_tiers {
 /* How much of the local tier is kept when closed blocks leave it, and in what steps that happens; tokens. */
 enum { MKA_FORGET_KEEP = 1024, MKA_FORGET_LEAST = 2048 };
 
+/* Closed blocks that the query at a position leaves behind its window. */
+static inline int mka_blocks_behind(int sinks, int window, int position) {
+    int behind = position + 1 - window - sinks;
+    return behind > 0 ? behind / MKA_BLOCK : 0;
+}
+
 /* 1 for a cache that can have a long-term tier: plain keys and values of widths that the codes are made for. */
 int mka_tiers_fit(const mka_local_shape *shape, int heads);
 
@@ -65,8 +71,9 @@ mka_status mka_tiers_create(const mka_local_shape *shape, mka_tiers_shared *shar
 void mka_tiers_destroy(mka_tiers *tiers);
 
 /* Attention of a job's n queries at positions first.. over all tokens stored so far, which are first + n; the job's heads, scale,
- * q, out and window are set. */
-void mka_tiers_attend(mka_tiers *tiers, mka_ops *ops, const mka_attend_job *job);
+ * q, out and window are set. weights (NULL: all matter): a query whose weight is 0 need not be answered, and where a run of them
+ * has its blocks to itself nothing is read for it; out means nothing there. Blocks close whatever the weights are. */
+void mka_tiers_attend(mka_tiers *tiers, mka_ops *ops, const mka_attend_job *job, const float *weights, int stride);
 
 /* Closes what the windows of the first length tokens' successors leave behind, as attention would, for tokens that were stored
  * without it. The codes are taken as fit. */

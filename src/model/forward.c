@@ -43,6 +43,7 @@ static void attention(mka_session *s, const mka_block *block, mka_layer_state *s
                                .cosine = s->cosine[rope],
                                .sine = s->sine[rope],
                                .mla = s->options.mla,
+                               .level_threshold = s->tiered ? s->options.level_threshold : 0,
                                .x = s->h,
                                .y = s->y,
                                .after = after,

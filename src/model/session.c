@@ -13,7 +13,7 @@
 #define MOST_CHUNK   8192
 
 void mka_session_defaults(mka_session_options *options) {
-    *options = (mka_session_options){.key_type = MKA_F16, .value_type = MKA_F16};
+    *options = (mka_session_options){.key_type = MKA_F16, .value_type = MKA_F16, .level_threshold = MKA_LEVEL_THRESHOLD};
     mka_memory_plan_defaults(&options->plan);
 }
 
@@ -103,6 +103,10 @@ static mka_status check_options(mka_session *s, mka_error *error) {
     if (status) return status;
     if ((int)o->mla < MKA_MLA_AUTO || o->mla > MKA_MLA_EXPANDED)
         return mka_fail(error, MKA_BAD_ARGUMENT, "%d is no form of latent attention", (int)o->mla);
+    if (!(o->level_threshold >= 0 && o->level_threshold * MKA_LEVELS < 1))
+        return mka_fail(error, MKA_BAD_ARGUMENT,
+                        "levels cannot be left out below a weight of %g: it must be 0 or more, and below 1/%d",
+                        (double)o->level_threshold, MKA_LEVELS);
     if (o->chunk > o->context) o->chunk = o->context;
     s->tiers.plan = o->plan;
     s->tiered = 0;
