@@ -115,7 +115,44 @@ static void decoding_does_not_allocate(void **state) {
     }
 }
 
+/* Tiers close blocks and the bank takes summaries all the time. */
+static void routed_tiers_do_not_allocate(void **state) {
+    (void)state;
+    static const char *const kinds[] = {"fastmka", "mka"};
+    if (!COUNTED) skip();
+    mka_engine *engine;
+    mka_error error;
+    mka_engine_options options;
+    mka_engine_defaults(&options);
+    options.threads = 2;
+    assert_int_equal(mka_engine_create(&options, &engine, &error), MKA_OK);
+    for (int k = 0; k < 2; k++) {
+        mka_model *model;
+        mka_session *session;
+        mka_session_options o;
+        float logits[256];
+        mka_session_defaults(&o);
+        o.context = 4000;
+        o.memory = MKA_MEMORY_TIERED;
+        o.plan.window = 64;
+        o.bank = 50;
+        assert_int_equal(mka_model_random(engine, "tiny", MKA_Q8_0, kinds[k], 1, &model, &error), MKA_OK);
+        assert_int_equal(mka_session_create(model, &o, &session, &error), MKA_OK);
+        assert_int_equal(mka_session_fill(session, 3000, 1, &error), MKA_OK);
+        assert_true(mka_session_bank(session) > 32); /* enough to be scanned */
+        long before = atomic_load(&allocations);
+        for (int token = 0; token < 200; token++)
+            assert_int_equal(mka_session_eval(session, &token, 1, logits, NULL, NULL, &error), MKA_OK);
+        long after = atomic_load(&allocations);
+        if (after != before) fail_msg("%s: %ld allocations in 200 decoded tokens", kinds[k], after - before);
+        mka_session_destroy(session);
+        mka_model_destroy(model);
+    }
+    mka_engine_destroy(engine);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(decoding_does_not_allocate)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(decoding_does_not_allocate),
+                                       cmocka_unit_test(routed_tiers_do_not_allocate)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 /* test_routed - MKA and FastMKA with tiered memory: recalling everything is dense memory, chunks do not matter, a level without
- * weight is not read and what that saves is counted, and a threshold leaves out what it says. */
+ * weight is not read and what that saves is counted, and a threshold leaves out what it says. And their long-term bank: what is
+ * read does not depend on chunks or on how keys and values are kept, and earlier sessions are remembered. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -72,6 +73,7 @@ static mka_session_options options_of(mka_memory_mode memory, mka_contract contr
     o.plan.window = 64;
     o.plan.recall.contract = contract;
     o.level_threshold = 0;
+    o.bank = 0;
     return o;
 }
 
@@ -222,6 +224,169 @@ static void thresholds_leave_out(void **state) {
     mka_model_destroy(model);
 }
 
+/* ---- the bank ---- */
+
+static void banks_do_not_depend_on_chunks(void **state) {
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        float without[VOCABULARY], want[VOCABULARY], got[VOCABULARY];
+        mka_model *model = model_of(kinds[k], 0);
+        mka_session_options o = options_of(MKA_MEMORY_DENSE, MKA_RECALL_DENSE);
+        logits_of(model, &o, 0, TOKENS, without);
+        o.bank = 6;
+        logits_of(model, &o, 0, TOKENS, want);
+        assert_true(apart(want, without) > 1e-3);
+        static const int counts[] = {1, 13, 200};
+        for (int i = 0; i < 3; i++)
+            for (int tiered = 0; tiered < 2; tiered++) {
+                o.memory = tiered ? MKA_MEMORY_TIERED : MKA_MEMORY_DENSE;
+                logits_of(model, &o, 0, counts[i], got);
+                assert_true(apart(got, want) < 5e-5);
+            }
+        mka_model_destroy(model);
+    }
+}
+
+/* Tiered sessions have a bank by themselves, dense ones and other models have none. */
+static void banks_are_where_they_belong(void **state) {
+    (void)state;
+    for (int k = 0; k < 3; k++)
+        for (int tiered = 0; tiered < 2; tiered++) {
+            mka_model *model = model_of(k < 2 ? kinds[k] : NULL, 0);
+            mka_session_options o = options_of(tiered ? MKA_MEMORY_TIERED : MKA_MEMORY_DENSE, MKA_RECALL_DENSE);
+            mka_used used;
+            float logits[VOCABULARY];
+            o.bank = MKA_BANK_AUTO;
+            mka_session *session = session_of(model, &o);
+            read_all(session, 0, 100, logits);
+            mka_session_get_used(session, &used);
+            int blocks = (TOKENS + 1 - 64 - 64) / 64;
+            assert_int_equal(mka_session_bank(session), tiered && k < 2 ? blocks : 0);
+            assert_true((used.bank_bytes > 0) == (tiered && k < 2));
+            mka_session_destroy(session);
+            mka_model_destroy(model);
+        }
+}
+
+/* A FastMKA token to which the long-term row does not matter does not ask for it. */
+static void useless_searches_are_left_out(void **state) {
+    (void)state;
+    mka_model *plain = model_of(NULL, 0), *model = model_of("fastmka", 1);
+    mka_session_options o = options_of(MKA_MEMORY_TIERED, MKA_RECALL_DENSE);
+    float want[VOCABULARY], got[VOCABULARY];
+    mka_used used;
+    logits_of(plain, &o, 0, TOKENS, want);
+    o.bank = 100;
+    mka_session *session = session_of(model, &o);
+    read_all(session, 0, TOKENS, got);
+    mka_session_get_used(session, &used);
+    assert_memory_equal(want, got, sizeof want);
+    assert_int_equal(used.bank_bytes, 0);
+    assert_int_equal(used.levels, (uint64_t)TOKENS * LAYERS);
+    assert_int_equal(used.levels_skipped, used.levels);
+    assert_true(used.saved_bytes > 0);
+    mka_session_destroy(session);
+    mka_model_destroy(model);
+    mka_model_destroy(plain);
+}
+
+static void fails(mka_status got, const mka_error *error, mka_status status, const char *text) {
+    if (got != status || !strstr(error->message, text)) fail_msg("%d: %s\nexpected %d: %s", got, error->message, status, text);
+}
+
+/* What a session has remembered is a part of it: it is found from the first token on, saved, restored, and passed on. */
+static void earlier_sessions_are_remembered(void **state) {
+    (void)state;
+    enum { FEW = 150, BLOCKS = (TOKENS - 64) / 64 };
+    for (int k = 0; k < 2; k++) {
+        char file[2][64];
+        mka_model *model = model_of(kinds[k], 0);
+        mka_session_options o = options_of(MKA_MEMORY_TIERED, MKA_RECALL_DENSE);
+        float without[VOCABULARY], with[VOCABULARY], again[VOCABULARY], logits[VOCABULARY];
+        mka_error error;
+        mka_session_file about;
+        for (int i = 0; i < 2; i++) snprintf(file[i], sizeof file[i], "/tmp/mka-routed-%d-%d", (int)getpid(), i);
+        o.bank = 100;
+        mka_session *first = session_of(model, &o), *second = session_of(model, &o), *third = session_of(model, &o);
+        read_all(first, 0, TOKENS, logits);
+        ok(mka_session_save(first, file[0], &error), &error);
+        ok(mka_session_peek(file[0], &about, &error), &error);
+        assert_true(about.bank == 100 && about.plan.window == 64);
+        ok(mka_session_eval(second, ids, FEW, without, NULL, NULL, &error), &error);
+        fails(mka_session_remember(second, file[0], &error), &error, MKA_BAD_ARGUMENT, "before the first token");
+        ok(mka_session_truncate(second, 0, &error), &error);
+        ok(mka_session_remember(second, file[0], &error), &error);
+        assert_int_equal(mka_session_length(second), 0);
+        assert_int_equal(mka_session_bank(second), BLOCKS);
+        ok(mka_session_eval(second, ids, FEW, with, NULL, NULL, &error), &error);
+        assert_true(apart(with, without) > 1e-3);
+        ok(mka_session_save(second, file[1], &error), &error);
+        ok(mka_session_load(third, file[1], &error), &error);
+        for (int t = 0; t < 100; t++) {
+            ok(mka_session_eval(second, ids + t, 1, with, NULL, NULL, &error), &error);
+            ok(mka_session_eval(third, ids + t, 1, again, NULL, NULL, &error), &error);
+            assert_memory_equal(with, again, sizeof with);
+        }
+        ok(mka_session_truncate(third, 0, &error), &error);
+        ok(mka_session_remember(third, file[1], &error), &error); /* what it remembered, and its own block */
+        ok(mka_session_remember(third, file[0], &error), &error);
+        assert_int_equal(mka_session_bank(third), 2 * BLOCKS + (FEW - 64) / 64);
+        mka_session_destroy(second);
+        o.bank = 5;
+        second = session_of(model, &o);
+        ok(mka_session_remember(second, file[0], &error), &error);
+        assert_int_equal(mka_session_bank(second), 5);
+        mka_session_destroy(first);
+        mka_session_destroy(second);
+        mka_session_destroy(third);
+        mka_model_destroy(model);
+        unlink(file[0]);
+        unlink(file[1]);
+    }
+}
+
+static void misfits_are_named(void **state) {
+    (void)state;
+    char file[2][64];
+    mka_model *model = model_of("fastmka", 0), *other = model_of("mka", 0);
+    mka_session_options o = options_of(MKA_MEMORY_DENSE, MKA_RECALL_DENSE);
+    mka_session *with, *without;
+    mka_error error;
+    for (int i = 0; i < 2; i++) snprintf(file[i], sizeof file[i], "/tmp/mka-routed-%d-%d", (int)getpid(), i);
+    without = session_of(model, &o);
+    o.bank = 100;
+    with = session_of(model, &o);
+    ok(mka_session_eval(with, ids, 500, NULL, NULL, NULL, &error), &error);
+    ok(mka_session_eval(without, ids, 500, NULL, NULL, NULL, &error), &error);
+    ok(mka_session_save(with, file[0], &error), &error);
+    ok(mka_session_save(without, file[1], &error), &error);
+    fails(mka_session_load(without, file[0], &error), &error, MKA_BAD_ARGUMENT,
+          "with a long-term bank, but this session has none");
+    fails(mka_session_load(with, file[1], &error), &error, MKA_BAD_ARGUMENT,
+          "without a long-term bank, but this session has one");
+    assert_int_equal(mka_session_length(with), 500); /* both are as they were */
+    assert_int_equal(mka_session_length(without), 500);
+    ok(mka_session_truncate(with, 0, &error), &error);
+    ok(mka_session_truncate(without, 0, &error), &error);
+    fails(mka_session_remember(without, file[0], &error), &error, MKA_UNSUPPORTED, "no long-term bank");
+    fails(mka_session_remember(with, file[1], &error), &error, MKA_BAD_ARGUMENT, "saved without");
+    fails(mka_session_remember(with, "/nowhere", &error), &error, MKA_IO, "/nowhere");
+    mka_session_destroy(with);
+    o.plan.window = 128;
+    with = session_of(model, &o);
+    fails(mka_session_load(with, file[0], &error), &error, MKA_BAD_ARGUMENT, "a window of 64, but this session has 64 and 128");
+    ok(mka_session_remember(with, file[0], &error), &error); /* summaries are summaries */
+    mka_session_destroy(with);
+    with = session_of(other, &o);
+    fails(mka_session_remember(with, file[0], &error), &error, MKA_BAD_ARGUMENT, "another model");
+    mka_session_destroy(with);
+    mka_session_destroy(without);
+    mka_model_destroy(model);
+    mka_model_destroy(other);
+    unlink(file[0]);
+    unlink(file[1]);
+}
+
 static void nonsense_is_refused(void **state) {
     (void)state;
     static const float wrong[] = {-0.1F, 0.34F, NAN, INFINITY};
@@ -235,6 +400,15 @@ static void nonsense_is_refused(void **state) {
         assert_null(session);
         assert_non_null(strstr(error.message, "levels"));
     }
+    static const int banks[] = {-2, 65537};
+    for (int i = 0; i < 2; i++) {
+        mka_session_options o = options_of(MKA_MEMORY_TIERED, MKA_RECALL_DENSE);
+        mka_session *session;
+        mka_error error;
+        o.bank = banks[i];
+        assert_int_equal(mka_session_create(model, &o, &session, &error), MKA_BAD_ARGUMENT);
+        assert_non_null(strstr(error.message, "bank"));
+    }
     mka_model_destroy(model);
 }
 
@@ -244,6 +418,11 @@ int main(void) {
         cmocka_unit_test(chunks_do_not_matter),
         cmocka_unit_test(levels_without_weight_are_not_read),
         cmocka_unit_test(thresholds_leave_out),
+        cmocka_unit_test(banks_do_not_depend_on_chunks),
+        cmocka_unit_test(banks_are_where_they_belong),
+        cmocka_unit_test(useless_searches_are_left_out),
+        cmocka_unit_test(earlier_sessions_are_remembered),
+        cmocka_unit_test(misfits_are_named),
         cmocka_unit_test(nonsense_is_refused),
     };
     return cmocka_run_group_tests(tests, start, stop);

@@ -184,6 +184,28 @@ static void tiers_go_on(void **state) {
     mka_model_destroy(model);
 }
 
+/* Models with routers: every level's tiers, session summaries, and the bank, before anything is in it, and with a ring that has
+ * turned. */
+static void routed_models_go_on(void **state) {
+    (void)state;
+    static const char *const kinds[] = {"fastmka", "mka"};
+    static const int depths[] = {0, 400, 3700};
+    for (int k = 0; k < 2; k++) {
+        mka_model *model;
+        mka_error error;
+        ok(mka_model_random(engine, "tiny", MKA_Q8_0, kinds[k], 3, &model, &error), &error);
+        for (int i = 0; i < 3; i++) {
+            mka_session_options options = tiered(depths[i] + CONTEXT);
+            goes_on(model, &options, 0, depths[i]);
+            options.bank = 9;
+            goes_on(model, &options, 1, depths[i]);
+            options.memory = MKA_MEMORY_DENSE;
+            goes_on(model, &options, 0, depths[i]);
+        }
+        mka_model_destroy(model);
+    }
+}
+
 static void memories_go_on(void **state) {
     (void)state;
     enum { TOKENS = 3600, AFTER = 80, WIDTH = 2 * 32 };
@@ -343,9 +365,8 @@ static void flip(mka_session *session, image *i, size_t at, const char *text) {
     i->bytes[at] ^= 0x10;
 }
 
-static void every_flipped_bit_is_found(void **state) {
-    (void)state;
-    mka_model *model = tiny(3);
+/* Of a session of the model with so many regions. */
+static void flip_bits(mka_model *model, size_t regions) {
     mka_session_options options = tiered(4000);
     mka_session *session = session_with(model, &options);
     const char *path = place("whole");
@@ -368,13 +389,23 @@ static void every_flipped_bit_is_found(void **state) {
         flip(session, &i, (size_t)(entries[r].offset + (entries[r].bytes - 1) / 64 * 64 + 63), text); /* padding, mostly */
         flip(session, &i, (size_t)(entries[r].offset + entries[r].bytes / 2), text);
     }
-    assert_int_equal(header->regions, 5 + 2 * 8);     /* nothing was left out: 2 layers of 8 regions */
+    assert_int_equal(header->regions, regions);       /* nothing was left out */
     assert_int_equal(mka_session_length(session), 0); /* a damaged region leaves nothing */
     ok(mka_session_load(session, path, &error), &error);
     assert_int_equal(mka_session_length(session), 3900);
     free(i.bytes);
     mka_session_destroy(session);
+}
+
+static void every_flipped_bit_is_found(void **state) {
+    (void)state;
+    mka_model *model = tiny(3), *routed;
+    mka_error error;
+    flip_bits(model, 5 + 2 * 8); /* 2 layers */
+    ok(mka_model_random(engine, "tiny", MKA_Q8_0, "fastmka", 3, &routed, &error), &error);
+    flip_bits(routed, 7 + 2 * (8 + 3));
     mka_model_destroy(model);
+    mka_model_destroy(routed);
 }
 
 static void bad_files_are_refused(void **state) {
@@ -516,11 +547,11 @@ static void kills_leave_whole_files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_variant_goes_on),   cmocka_unit_test(tiers_go_on),
-        cmocka_unit_test(memories_go_on),          cmocka_unit_test(prefixes_are_found),
-        cmocka_unit_test(misfits_are_named),       cmocka_unit_test(every_flipped_bit_is_found),
-        cmocka_unit_test(bad_files_are_refused),   cmocka_unit_test(failed_saves_harm_nothing),
-        cmocka_unit_test(kills_leave_whole_files),
+        cmocka_unit_test(every_variant_goes_on),      cmocka_unit_test(tiers_go_on),
+        cmocka_unit_test(routed_models_go_on),        cmocka_unit_test(memories_go_on),
+        cmocka_unit_test(prefixes_are_found),         cmocka_unit_test(misfits_are_named),
+        cmocka_unit_test(every_flipped_bit_is_found), cmocka_unit_test(bad_files_are_refused),
+        cmocka_unit_test(failed_saves_harm_nothing),  cmocka_unit_test(kills_leave_whole_files),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }

@@ -60,7 +60,8 @@ typedef struct mka_used {
     double unread_mass;      /* sum over pairs: the share of the softmax that was estimated or, if certified, left out; the
                                 mean over the head's queries */
     double lost_bound;       /* certified: the largest share that can have been left out */
-    uint64_t levels;         /* MKA: pairs of a query token and a level of memory that it could have read */
+    uint64_t bank_bytes;     /* MKA, FastMKA: summaries and their signs, of the long-term bank in hidden space */
+    uint64_t levels;         /* pairs of a token and a level of memory that it could have read: MKA's three; FastMKA's bank */
     uint64_t levels_skipped; /* of these, pairs that were not read, because the router gave them (next to) nothing */
     uint64_t saved_bytes; /* that reading the skipped ones would have taken at least: of calls that read nothing of a level, its
                              local tier, and the signs (or, where everything is recalled, the rows) of its long-term one */

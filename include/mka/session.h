@@ -24,6 +24,9 @@ typedef enum mka_memory_mode { MKA_MEMORY_AUTO, MKA_MEMORY_DENSE, MKA_MEMORY_TIE
 
 #define MKA_TIERED_FROM 16385 /* MKA_MEMORY_AUTO: contexts of so many tokens are tiered */
 
+#define MKA_BANK_AUTO    (-1)
+#define MKA_BANK_DEFAULT 4096 /* summaries: those of 262,144 tokens */
+
 #define MKA_LEVEL_THRESHOLD 0.01F /* bench/RESULTS.md: what it leaves unread, and what that does to the next token */
 
 typedef struct mka_session_options {
@@ -39,8 +42,11 @@ typedef struct mka_session_options {
                               memory too */
     mka_mla_form mla;      /* how latent attention is computed; no effect on other models */
     float level_threshold; /* tiered sessions of MKA models: a level to which the router gives a query less than this is not read,
-                              and the others get its weight in proportion. 0: all are read; below 1/3. Default MKA_LEVEL_THRESHOLD
-                            */
+                              and the others get its weight in proportion; of FastMKA models, the same holds for the long-term
+                              bank. 0: all are read; below 1/3. Default MKA_LEVEL_THRESHOLD */
+    int bank; /* models with MKA or FastMKA routers of three levels: how many summaries of past blocks of 64 tokens, in hidden
+                 space, a new token's long-term row is searched in, at most; 0: none, that row is zeros. MKA_BANK_AUTO (default):
+                 MKA_BANK_DEFAULT with tiered memory, else 0. With a limit of RAM as many as the context has blocks at most */
 } mka_session_options;
 
 MKA_API void mka_session_defaults(mka_session_options *options);
@@ -100,11 +106,22 @@ typedef struct mka_session_file {
     int tokens;
     mka_type key_type, value_type; /* of the cache */
     int tiered;
-    mka_memory_plan plan;  /* tiered: sinks, window and long-term types */
+    mka_memory_plan plan;  /* tiered: sinks, window and long-term types; a bank's sinks and window */
+    int bank;              /* summaries of its long-term bank at most; 0: it has none */
     uint64_t model, bytes; /* fingerprint of its model; size of the file */
 } mka_session_file;
 
 MKA_API mka_status mka_session_peek(const char *path, mka_session_file *about, mka_error *error);
+
+/* Takes the long-term bank of a saved session into an empty one: what that session's tokens have left there, and what it
+ * remembered itself, can be found from the first token on. Its tokens take no place in the context. Several files one after the
+ * other are fine; where they have more summaries than the bank finds, the first ones are forgotten. MKA_UNSUPPORTED: this session
+ * has no bank. MKA_BAD_ARGUMENT: it has tokens, or the file is another model's or has no bank. After a failure nothing is
+ * remembered. mka_session_truncate to 0 forgets what is remembered too. */
+MKA_API mka_status mka_session_remember(mka_session *session, const char *path, mka_error *error);
+
+/* Summaries that the next token's long-term row is searched in. */
+MKA_API int mka_session_bank(const mka_session *session);
 
 /* How many of the count tokens the session saved at path begins with, if it could be loaded into this one: *common is 0 where
  * the files' model or options differ. Whole links of 64 tokens are compared by their chained hashes, then by their ids. */

@@ -11,6 +11,7 @@
 
 #include <mka/attention.h>
 
+#include "memory/bank.h"
 #include "memory/tiers.h"
 #include "ops/ops.h"
 
@@ -78,6 +79,8 @@ typedef struct mka_layer_state {
     float *summary;        /* [width] session summary, NULL for variants without */
     const float *longterm; /* [longterm_rows][width], borrowed */
     int longterm_rows;
+    mka_bank bank; /* where there is one, the long-term rows are its; scan NULL: none */
+    const mka_bank_work *bank_work;
 } mka_layer_state;
 
 /* Buffers that the layers of a pass share, each as large as the largest layer needs; floats. */
@@ -89,8 +92,9 @@ typedef struct mka_layer_state {
     X(mixed)                                                                                                                     \
     X(summary_rows)                                                                                                              \
     X(longterm_rows)                                                                                                             \
-    X(fused) X(hidden) X(lambda) X(q_latent) X(down) X(q_absorbed) X(latent_out) X(block_latent) X(block_rows) X(block_k)        \
-        X(block_v) X(run_m) X(run_z)
+    X(fused)                                                                                                                     \
+    X(hidden) X(lambda) X(q_latent) X(down) X(q_absorbed) X(latent_out) X(block_latent) X(block_rows) X(block_k) X(block_v)      \
+        X(run_m) X(run_z)
 #define MKA_SCRATCH_SIZE(name)   size_t name;
 #define MKA_SCRATCH_BUFFER(name) float *name;
 typedef struct mka_attention_sizes {
@@ -180,8 +184,10 @@ void mka_route_out(const mka_attention_pass *pass, int gelu);
 /* Takes the levels from number first on whose weight is below the pass's threshold out of lambda, and gives the others their
  * weight in proportion. What a token loses depends on its own lambda alone. */
 void mka_route_drop(const mka_attention_pass *pass, int first);
-/* The rows of every level: rows[0] = x, rows[1] = session summaries (the state moves on), rows[2] = long-term rows. */
-void mka_level_rows(const mka_attention_pass *pass, const float *rows[MKA_LEVELS]);
+/* The rows of every level: rows[0] = x, rows[1] = session summaries (the state moves on), rows[2] = long-term rows. weights
+ * (NULL, or one a token, stride floats apart): tokens of weight 0 do without a long-term row from the bank. With one token all of
+ * it happens on the calling thread. */
+void mka_level_rows(const mka_attention_pass *pass, const float *weights, int stride, const float *rows[MKA_LEVELS]);
 void mka_measure_router(const mka_layer_config *config, int n, mka_attention_sizes *sizes);
 
 extern const mka_variant_table mka_grouped_table, mka_mla_table, mka_mka_table, mka_fastmka_table;

@@ -1,5 +1,7 @@
 /* fastmka - Route-Fused MKA (arXiv 2603.20586, algorithm 2): the levels are mixed in hidden space first, then one K,V projection
- * and one attention. The cache holds the fused rows, is as large as plain GQA's, and old tokens are never routed again. */
+ * and one attention. The cache holds the fused rows, is as large as plain GQA's, and old tokens are never routed again.
+ *
+ * The long-term level is a row of the bank (memory/bank.h), or of what mka_attention_set_longterm gave, or zeros. */
 #include <string.h>
 
 #include "attention.h"
@@ -28,12 +30,19 @@ static void fuse_share(void *argument, int thread, int threads) {
     }
 }
 
+/* A long-term row that the router has no use for is not looked up. */
+static void level_rows(const mka_attention_pass *pass, const float *rows[MKA_LEVELS]) {
+    const int levels = pass->layer->config.levels, last = MKA_LEVELS - 1;
+    if (pass->state->bank.scan) mka_route_drop(pass, last);
+    mka_level_rows(pass, levels == MKA_LEVELS ? pass->scratch->lambda + last : NULL, levels, rows);
+}
+
 /* The row of one token: its router's second half, its levels, and their sum. */
 static void fuse_one(void *user) {
     const mka_attention_pass *pass = user;
     const float *rows[MKA_LEVELS];
     mka_route_out(pass, 0);
-    mka_level_rows(pass, rows);
+    level_rows(pass, rows);
     fuse_task task = {pass, rows};
     fuse_share(&task, 0, 1);
 }
@@ -53,7 +62,7 @@ static void project_many(const mka_attention_pass *pass) {
     const float *rows[MKA_LEVELS];
     mka_project_q(pass);
     mka_route(pass, 0);
-    mka_level_rows(pass, rows);
+    level_rows(pass, rows);
     fuse_task task = {pass, rows};
     mka_pool_run(pass->ops->pool, fuse_share, &task);
     mka_project(pass, pass->scratch->fused, 0);

@@ -36,7 +36,7 @@ static void mka_forward(const mka_attention_pass *pass) {
     mka_project_q(pass);
     mka_route(pass, 1);
     mka_route_drop(pass, 0);
-    mka_level_rows(pass, rows);
+    mka_level_rows(pass, NULL, 0, rows); /* a token that does not read a level is still a part of it */
     mka_turn_q(pass);
     memset(pass->scratch->mixed, 0, (size_t)pass->n * (size_t)c->heads * (size_t)c->value_dim * sizeof(float));
     for (int level = 0; level < c->levels; level++) {

@@ -1,6 +1,7 @@
 /* router - what MKA and FastMKA add to attention: the three levels in hidden space, and one weight a level for each token.
  *
- *   L1 the token's row   L2 running session summary   L3 a long-term row, by absolute position
+ *   L1 the token's row   L2 running session summary   L3 a long-term row: from the bank (memory/bank.h), which is asked with L2,
+ *                                                        or given, by absolute position
  *   lambda = softmax(W2 act(W1 q + b1) + b2)
  */
 #include <string.h>
@@ -83,10 +84,33 @@ static void longterm_rows(const mka_attention_pass *pass, float *rows) {
     }
 }
 
-void mka_level_rows(const mka_attention_pass *pass, const float *rows[MKA_LEVELS]) {
+static void bank_rows(const mka_attention_pass *pass, const float *weights, int stride, float *rows) {
+    const mka_attention_scratch *s = pass->scratch;
+    mka_bank *bank = &pass->state->bank;
+    mka_tiers_shared *shared = pass->state->cache[0].shared;
+    mka_bank_put(bank, pass->ops->kernels, pass->n, pass->x);
+    uint64_t bytes = mka_bank_find(bank, pass->state->bank_work, pass->ops, pass->first, pass->n, s->summary_rows, weights,
+                                   stride, pass->n == 1, rows);
+    pass->ops->cache_bytes += bytes;
+    if (!shared) return;
+    shared->used.bank_bytes += bytes;
+    if (!weights) return;
+    shared->used.levels += (uint64_t)pass->n;
+    for (int i = 0; i < pass->n; i++) {
+        if (weights[(size_t)i * (size_t)stride] != 0) continue;
+        shared->used.levels_skipped++;
+        shared->used.saved_bytes += mka_bank_find_bytes(bank, pass->first + i);
+    }
+}
+
+void mka_level_rows(const mka_attention_pass *pass, const float *weights, int stride, const float *rows[MKA_LEVELS]) {
     rows[0] = pass->x;
     rows[1] = pass->scratch->summary_rows;
     rows[2] = pass->scratch->longterm_rows;
     summary_rows(pass, pass->scratch->summary_rows);
-    if (pass->layer->config.levels == 3) longterm_rows(pass, pass->scratch->longterm_rows);
+    if (pass->layer->config.levels < MKA_LEVELS) return;
+    if (pass->state->bank.scan)
+        bank_rows(pass, weights, stride, pass->scratch->longterm_rows);
+    else
+        longterm_rows(pass, pass->scratch->longterm_rows);
 }

@@ -66,10 +66,12 @@ mka_status mka_layer_state_create(const mka_layer_config *config, mka_type key_t
 
 void mka_layer_state_destroy(mka_layer_state *state) {
     for (int i = 0; i < state->caches; i++) mka_tiers_destroy(&state->cache[i]);
+    mka_bank_destroy(&state->bank);
     *state = (mka_layer_state){.caches = 0};
 }
 
 void mka_layer_state_reset(mka_layer_state *state, const mka_layer_config *config) {
     for (int i = 0; i < state->caches; i++) mka_tiers_cut(&state->cache[i], 0);
+    if (state->bank.scan) mka_bank_reset(&state->bank);
     if (state->summary) memset(state->summary, 0, (size_t)config->width * sizeof(float));
 }

@@ -151,6 +151,7 @@ json_t *mka_cli_answer_json(const mka_cli_answer *answer, mka_session *session) 
     mka_numa_report numa;
     mka_session_get_numa(session, &numa);
     json_object_set_new(memory, "numa", mka_cli_numa_json(&numa));
+    if (mka_session_bank(session) > 0) json_object_set_new(memory, "bank_summaries", json_integer(mka_session_bank(session)));
     return json_pack("{s:o, s:o, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:I}", "text",
                      mka_cli_json_text(answer->text, answer->length), "ids", mka_cli_json_ids(answer->ids, answer->count),
                      "prompt_tokens", (json_int_t)answer->prompt_tokens, "evaluated_tokens", (json_int_t)answer->evaluated,
@@ -175,6 +176,7 @@ void mka_cli_answer_statistics(const mka_cli_answer *answer, mka_session *sessio
                      mka_eval_mean((double)used.read_tokens, (double)used.queries),
                      mka_eval_mean((double)used.long_tokens, (double)used.queries),
                      100 * mka_eval_mean(used.unread_mass, (double)used.queries), used.lost_bound > 0 ? "left out" : "estimated");
+    if (mka_session_bank(session) > 0) mka_cli_note("long-term bank: %d summaries", mka_session_bank(session));
     if (used.levels_skipped > 0)
         mka_cli_note("%.1f %% of the levels of memory were not read, which saved %s or more",
                      100 * mka_eval_mean((double)used.levels_skipped, (double)used.levels),

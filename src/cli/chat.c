@@ -58,6 +58,8 @@ static void drop_messages(chat *c, int keep) {
 /* Back to what was there before the conversation. A memory that has moved to other tiers since is loaded again. */
 static mka_status start_over(mka_cli *cli, chat *c, mka_error *error) {
     mka_status status = mka_session_truncate(c->session, c->base, error);
+    if (status == MKA_OK && cli->options.bank_from != NULL)
+        return mka_session_remember(c->session, cli->options.bank_from, error);
     if (status != MKA_UNSUPPORTED) return status;
     if (cli->options.remember != NULL) return mka_session_load(c->session, cli->options.remember, error);
     c->base = 0; /* of a saved conversation: its memory cannot be had alone */

@@ -60,6 +60,8 @@ int mka_eval_session(const mka_eval *e, mka_memory_mode memory, int context, mka
     mka_error error = {0};
     mka_cli_session_options(e->cli, context, &options);
     options.memory = memory;
+    /* What is compared is the memory of keys and values: both sides have a bank, or none. */
+    if (options.bank == MKA_BANK_AUTO) options.bank = e->cli->options.memory == MKA_MEMORY_DENSE ? 0 : MKA_BANK_DEFAULT;
     return mka_session_create(e->model, &options, session, &error) == MKA_OK ? 0 : mka_cli_failure(&error, 1);
 }
 
@@ -94,6 +96,7 @@ void mka_eval_used(const mka_session *session, const mka_used *before, mka_used 
     sum->key_bytes += now.key_bytes - before->key_bytes;
     sum->value_bytes += now.value_bytes - before->value_bytes;
     sum->unread_mass += now.unread_mass - before->unread_mass;
+    sum->bank_bytes += now.bank_bytes - before->bank_bytes;
     sum->levels += now.levels - before->levels;
     sum->levels_skipped += now.levels_skipped - before->levels_skipped;
     sum->saved_bytes += now.saved_bytes - before->saved_bytes;
@@ -106,10 +109,13 @@ double mka_eval_mean(double sum, double count) {
 
 json_t *mka_eval_tiers_json(const mka_used *u, double tokens) {
     double longterm = (double)u->scan_bytes + (double)u->key_bytes + (double)u->value_bytes;
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "local", mka_cli_json_real((double)u->local_bytes / tokens), "session",
-                     mka_cli_json_real((double)u->mean_bytes / tokens), "longterm", mka_cli_json_real(longterm / tokens), "signs",
-                     mka_cli_json_real((double)u->scan_bytes / tokens), "keys", mka_cli_json_real((double)u->key_bytes / tokens),
-                     "values", mka_cli_json_real((double)u->value_bytes / tokens));
+    json_t *tiers =
+        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "local", mka_cli_json_real((double)u->local_bytes / tokens), "session",
+                  mka_cli_json_real((double)u->mean_bytes / tokens), "longterm", mka_cli_json_real(longterm / tokens), "signs",
+                  mka_cli_json_real((double)u->scan_bytes / tokens), "keys", mka_cli_json_real((double)u->key_bytes / tokens),
+                  "values", mka_cli_json_real((double)u->value_bytes / tokens));
+    if (u->bank_bytes > 0) json_object_set_new(tiers, "bank", mka_cli_json_real((double)u->bank_bytes / tokens));
+    return tiers;
 }
 
 void mka_eval_levels_json(const mka_used *u, double tokens, json_t *object) {

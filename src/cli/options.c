@@ -30,6 +30,7 @@ typedef enum flag_kind {
     FLAG_MEMORIES,
     FLAG_PREFILL,
     FLAG_RECALL,
+    FLAG_BANK,
     FLAG_NUMA,
     FLAG_LONGTERM,
     FLAG_LOCAL,
@@ -172,7 +173,15 @@ static const flag flags[] = {
      "mass that is lost) or dense (all)"},
     {"--level-threshold", NULL, "X", TIERED | WHOLE, FLAG_REAL, AT(level_threshold), 0, 0.333,
      "tiered, MKA models: a level of memory to which the router gives a token less than X is not read for it (default 0.01; 0: "
-     "all are)"},
+     "all "
+     "are); FastMKA: likewise the long-term bank"},
+    {"--bank", NULL, "N", TIERED | WHOLE, FLAG_BANK, AT(bank), 0, 65536,
+     "MKA and FastMKA models: summaries of past blocks in hidden space that a new token's long-term row is searched in, at most; "
+     "0 "
+     "leaves "
+     "that row zeros; auto (default): 4096 with tiered memory, else 0"},
+    {"--bank-from", NULL, "FILE", RUNS, FLAG_TEXT, AT(bank_from), 0, 0,
+     "MKA and FastMKA models: begin with the bank of a saved session; its tokens take no place in the context"},
     {"--numa", NULL, "HOW", TIERED | LAYERS | WHOLE | MKA_CLI_INFO, FLAG_NUMA, AT(plan.numa), 0, 0,
      "where caches lie: auto (default: on several NUMA nodes each holds its share of the heads, and its threads read it), off, "
      "interleave, or nodes=0,2 (auto, with threads and memory on these nodes alone; one without CPUs takes long-term rows)"},
@@ -216,6 +225,7 @@ void mka_cli_options_defaults(mka_cli_options *options) {
     options->key_type = options->value_type = options->mla = options->fill = options->memory = MKA_CLI_UNSET;
     mka_memory_plan_defaults(&options->plan);
     options->level_threshold = MKA_LEVEL_THRESHOLD;
+    options->bank = MKA_BANK_AUTO;
     options->repeats = 5;
     options->prompt_tokens = 512;
     mka_sampler_defaults(&options->sampler);
@@ -581,6 +591,10 @@ static int set_value(mka_cli_options *options, const char *name, const flag *f, 
         return set_seed(options, name, typed, value);
     case FLAG_DEVICE:
         return set_device(options, name, value);
+    case FLAG_BANK:
+        if (strcmp(value, "auto") != 0) return set_number(options, name, f, typed, value);
+        options->bank = MKA_BANK_AUTO;
+        return 0;
     case FLAG_RECALL:
         return set_recall(options, name, typed, value);
     case FLAG_NUMA:

@@ -19,6 +19,9 @@ int mka_cli_resume_peek(mka_cli *cli, const char *command, int *tokens) {
     if (o->load_session != NULL && o->remember != NULL)
         return mka_cli_usage(command,
                              "--load-session and --remember exclude each other; a saved session holds what it remembers");
+    if (path != NULL && o->bank_from != NULL)
+        return mka_cli_usage(command,
+                             "--bank-from excludes --load-session and --remember; a saved session holds a bank of its own");
     if (path == NULL) return 0;
     if (mka_session_peek(path, &about, &error) != MKA_OK) return mka_cli_failure(&error, 0);
     *tokens = about.tokens;
@@ -26,9 +29,11 @@ int mka_cli_resume_peek(mka_cli *cli, const char *command, int *tokens) {
     if (o->key_type == MKA_CLI_UNSET) o->key_type = (int)about.key_type;
     if (o->value_type == MKA_CLI_UNSET) o->value_type = (int)about.value_type;
     if (o->memory == MKA_CLI_UNSET) o->memory = about.tiered ? MKA_MEMORY_TIERED : MKA_MEMORY_DENSE;
-    if (!about.tiered) return 0;
+    if (o->bank == MKA_BANK_AUTO) o->bank = about.bank;
+    if (!about.tiered && about.bank == 0) return 0;
     o->plan.sinks = about.plan.sinks;
     if (o->plan.window == plain.window) o->plan.window = about.plan.window;
+    if (!about.tiered) return 0;
     if (o->plan.key_type == plain.key_type) o->plan.key_type = about.plan.key_type;
     if (o->plan.value_type == plain.value_type) o->plan.value_type = about.plan.value_type;
     return 0;

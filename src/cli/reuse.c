@@ -67,12 +67,12 @@ static int open_folder(const mka_cli *cli, const char *level, int tiered, folder
         return 0;
     }
     const mka_recall *recall = &o->plan.recall;
-    char text[200];
+    char text[300];
     f->chunk = o->chunk > 0 ? (size_t)o->chunk : CHUNK;
-    int length_of_text =
-        snprintf(text, sizeof text, "%s %s %zu %d %d %d %d %d %d %d %d %d %g %d %g %g", mka_version(), level, f->chunk, o->exact,
-                 o->mla, o->key_type, o->value_type, tiered, o->plan.window, (int)o->plan.key_type, (int)o->plan.value_type,
-                 (int)recall->contract, (double)recall->share, recall->tokens, (double)recall->eps, (double)o->level_threshold);
+    int length_of_text = snprintf(text, sizeof text, "%s %s %zu %d %d %d %d %d %d %d %d %d %g %d %g %g %d", mka_version(), level,
+                                  f->chunk, o->exact, o->mla, o->key_type, o->value_type, tiered, o->plan.window,
+                                  (int)o->plan.key_type, (int)o->plan.value_type, (int)recall->contract, (double)recall->share,
+                                  recall->tokens, (double)recall->eps, (double)o->level_threshold, o->bank);
     uint64_t options = hash(0xcbf29ce484222325U, text, (size_t)length_of_text);
     snprintf(f->prefix, sizeof f->prefix, "%016llx-", (unsigned long long)hash(options, o->model, strlen(o->model)));
     return 1;
@@ -179,7 +179,8 @@ int mka_cli_reuse(mka_cli *cli, const mka_engine *engine, mka_session *session, 
     mka_cli_progress progress;
     mka_machine machine;
     *reused = (mka_cli_reused){.done = 0};
-    if (cli->options.no_reuse || count < LEAST_TOKENS || mka_session_length(session) > 0) return 0;
+    if (cli->options.no_reuse || cli->options.bank_from != NULL || count < LEAST_TOKENS || mka_session_length(session) > 0)
+        return 0;
     mka_engine_machine(engine, &machine);
     if (!open_folder(cli, machine.level, mka_session_is_tiered(session), &f)) return 0;
     size_t whole = (count - 1) / f.chunk * f.chunk;

@@ -37,6 +37,7 @@ void mka_cli_session_options(const mka_cli *cli, int context, mka_session_option
     if (cli->options.mla != MKA_CLI_UNSET) options->mla = (mka_mla_form)cli->options.mla;
     if (cli->options.memory != MKA_CLI_UNSET) options->memory = (mka_memory_mode)cli->options.memory;
     options->level_threshold = cli->options.level_threshold;
+    options->bank = cli->options.bank;
     options->plan = cli->options.plan;
     options->exact = cli->options.exact;
 }
@@ -45,7 +46,9 @@ int mka_cli_open_session(mka_cli *cli, mka_model *model, int context, mka_sessio
     mka_session_options options;
     mka_error error = {0};
     mka_cli_session_options(cli, context, &options);
-    return mka_session_create(model, &options, session, &error) == MKA_OK ? 0 : mka_cli_failure(&error, 1);
+    if (mka_session_create(model, &options, session, &error) != MKA_OK) return mka_cli_failure(&error, 1);
+    const char *from = cli->options.bank_from;
+    return from == NULL || mka_session_remember(*session, from, &error) == MKA_OK ? 0 : mka_cli_failure(&error, 0);
 }
 
 static int read_stream(FILE *stream, const char *name, char **text, size_t *length) {

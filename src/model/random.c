@@ -391,12 +391,23 @@ static void fill_cache(mka_session *s, mka_tiers *cache, int first, int n, uint6
     }
 }
 
+/* The bank's side of it: tokens whose rows are noise. */
+static void fill_bank(mka_session *s, mka_bank *bank, int n, uint64_t seed, float *noise) {
+    size_t width = (size_t)bank->shape.width;
+    for (int done = 0; done < n; done += FILL) {
+        int count = n - done < FILL ? n - done : FILL;
+        noise_task task = {noise, (size_t)count * width, mix(seed + (uint64_t)(s->length + done))};
+        mka_pool_run(s->ops.pool, noise_share, &task);
+        mka_bank_put(bank, s->ops.kernels, count, noise);
+    }
+}
+
 mka_status mka_session_fill(mka_session *s, int count, uint64_t seed, mka_error *error) {
     mka_succeed(error);
     if (count < 0 || count > s->options.context - s->length)
         return mka_fail(error, MKA_CONTEXT_FULL, "%d tokens do not fit: %d of the context's %d are taken", count, s->length,
                         s->options.context);
-    size_t widest = 0;
+    size_t widest = (size_t)s->model->sizes.width;
     for (int i = 0; i < s->model->sizes.layers; i++)
         for (int j = 0; j < s->layers[i].caches; j++) {
             const mka_local_shape *c = &s->layers[i].cache[j].local.shape;
@@ -408,8 +419,10 @@ mka_status mka_session_fill(mka_session *s, int count, uint64_t seed, mka_error 
     for (int i = 0; i < s->model->sizes.layers; i++)
         for (int j = 0; j < s->layers[i].caches; j++)
             fill_cache(s, &s->layers[i].cache[j], s->length, count, seed + (uint64_t)(i * MKA_LEVELS + j), noise);
-    free(noise);
     mka_status status = mka_tiers_failure(&s->tiers, error);
+    for (int i = 0; i < s->model->sizes.layers && !status; i++)
+        if (s->layers[i].bank.scan) fill_bank(s, &s->layers[i].bank, count, ~seed + (uint64_t)i, noise);
+    free(noise);
     if (status) {
         mka_session_take_back(s);
         return status;

@@ -1,5 +1,5 @@
 /* session - makes, runs and cuts back one token timeline (mka/session.h). */
-#include "session.h"
+#include "session_bank.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +13,8 @@
 #define MOST_CHUNK   8192
 
 void mka_session_defaults(mka_session_options *options) {
-    *options = (mka_session_options){.key_type = MKA_F16, .value_type = MKA_F16, .level_threshold = MKA_LEVEL_THRESHOLD};
+    *options = (mka_session_options){
+        .key_type = MKA_F16, .value_type = MKA_F16, .level_threshold = MKA_LEVEL_THRESHOLD, .bank = MKA_BANK_AUTO};
     mka_memory_plan_defaults(&options->plan);
 }
 
@@ -61,6 +62,7 @@ void mka_session_layout(mka_session *s) {
     mka_arena *work = &s->work;
     layout_ops(s);
     if (s->tiered) layout_tiers(s);
+    mka_session_bank_layout(s);
     s->tokens = mka_arena_take(work, (size_t)s->options.context, sizeof(int));
     s->x = mka_arena_take(work, chunk * width, sizeof(float));
     s->h = mka_arena_take(work, chunk * width, sizeof(float));
@@ -112,13 +114,13 @@ static mka_status check_options(mka_session *s, mka_error *error) {
     s->tiered = 0;
     for (int i = 0; i < s->model->sizes.layers; i++) s->tiered |= mka_layer_tiered(&s->model->blocks[i].attention.config);
     s->tiered &= o->memory == MKA_MEMORY_TIERED || (o->memory == MKA_MEMORY_AUTO && o->context >= MKA_TIERED_FROM);
-    return MKA_OK;
+    return mka_session_bank_choose(s, error);
 }
 
 /* What the caches take; the limit of RAM and the spill file. */
 static mka_status open_budget(mka_session *s, mka_error *error) {
     const mka_session_options *o = &s->options;
-    mka_budget budget = {.fixed = 0};
+    mka_budget budget = {.fixed = mka_session_bank_bytes(s)};
     for (int i = 0; i < s->model->sizes.layers; i++) {
         const mka_layer_config *c = &s->model->blocks[i].attention.config;
         mka_local_shape shapes[MKA_LEVELS];
@@ -158,12 +160,14 @@ static mka_status create_layers(mka_session *s, mka_error *error) {
         float *summary = mka_variant_get(c->variant)->recurrent ? s->summaries + (size_t)i * (size_t)sizes->width : NULL;
         mka_status status = mka_layer_state_create(c, s->options.key_type, s->options.value_type, s->options.context,
                                                    s->options.chunk, summary, s->tiered ? &s->tiers : NULL, &s->layers[i], error);
+        if (!status) status = mka_session_bank_create(s, i, error);
         if (status) return status;
         for (int j = 0; j < s->layers[i].caches; j++) {
             s->cache_reserved += mka_tiers_bytes(&s->layers[i].cache[j], s->options.context);
             mka_placement_bind(&s->placement, &s->layers[i].cache[j]);
         }
     }
+    s->cache_reserved += mka_session_bank_bytes(s);
     mka_placement_log(&s->placement, s->model->engine);
     return MKA_OK;
 }
@@ -336,7 +340,7 @@ mka_status mka_session_truncate(mka_session *s, int length, mka_error *error) {
     mka_succeed(error);
     if (length < 0 || length > s->length)
         return mka_fail(error, MKA_BAD_ARGUMENT, "a session of %d tokens cannot be cut to %d", s->length, length);
-    if (length == s->length) return MKA_OK;
+    if (length == s->length && !(length == 0 && s->bank)) return MKA_OK; /* an empty session may remember others */
     if (length > 0 && s->recurrent)
         return mka_fail(error, MKA_UNSUPPORTED,
                         "this model keeps a running session summary, which cannot be taken back to token %d", length);

@@ -2,7 +2,8 @@
  *
  * One workspace, laid out once by mka_session_layout:
  *
- *   | ops scratch | tiers | token ids | x | h | y | cosines, sines | session summaries | ( attention | gate, up | score tile ) |
+ *   | ops scratch | tiers | bank | token ids | x | h | y | cosines, sines | session summaries | ( attention | gate, up | score
+ * tile ) |
  *
  * The three in brackets are never alive at the same time and share their place.
  */
@@ -34,8 +35,10 @@ struct mka_session {
     uint64_t cache_reserved;
     mka_placement placement;
     mka_tiers_shared tiers; /* where the session is tiered */
-    int tiered;             /* 1: some layer has a long-term tier */
-    int recurrent;          /* 1: some layer's state cannot be cut back */
+    int bank;               /* summaries that a layer's long-term bank can find; 0: there are no banks (session_bank.h) */
+    mka_bank_work bank_work;
+    int tiered;    /* 1: some layer has a long-term tier */
+    int recurrent; /* 1: some layer's state cannot be cut back */
 };
 
 /* Sizes (arena measuring) or places (carving) all buffers. */

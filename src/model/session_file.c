@@ -1,6 +1,6 @@
 /* session_file - sessions saved to a file and loaded back (mka/session.h), as regions that lie in the file as in memory.
  *
- *   session | tokens | chain | note | summaries | tiers | LAYER.CACHE keys, values, ... (memory/stored.h)
+ *   session | tokens | chain | note | summaries | tiers | LAYER.CACHE keys, values, ... (memory/stored.h) | bank (session_bank.h)
  *
  * chain is a hash for every 64 tokens, each over the one before it and the ids, so that a file tells how far a prompt agrees
  * with it by one comparison a link, from the end. */
@@ -11,9 +11,9 @@
 
 #include "base/status.h"
 #include "memory/stored.h"
-#include "session.h"
+#include "session_bank.h"
 
-enum { LINK = 64, OWN_REGIONS = 6 };
+enum { LINK = 64, OWN_REGIONS = 7 };
 #define MOST_NOTE ((uint64_t)1 << 30)
 
 typedef struct head {
@@ -56,6 +56,7 @@ typedef struct parts {
     head head;
     uint64_t *chain;        /* [length / LINK] */
     mka_tiers_state *tiers; /* [head.caches] */
+    mka_session_bank_head bank;
     mka_region *regions;
     size_t count;
 } parts;
@@ -67,10 +68,10 @@ static void free_parts(parts *p) {
 }
 
 static mka_status make_parts(parts *p, mka_error *error) {
-    size_t links = (size_t)p->head.length / LINK, caches = (size_t)p->head.caches;
+    size_t links = (size_t)p->head.length / LINK, caches = (size_t)p->head.caches, layers = (size_t)p->head.layers;
     p->chain = calloc(links + 1, sizeof *p->chain);
     p->tiers = calloc(caches + 1, sizeof *p->tiers);
-    p->regions = calloc(caches * MKA_STORED_REGIONS + OWN_REGIONS, sizeof *p->regions);
+    p->regions = calloc(caches * MKA_STORED_REGIONS + layers * MKA_BANK_REGIONS + OWN_REGIONS, sizeof *p->regions);
     return p->chain && p->tiers && p->regions ? MKA_OK : mka_fail(error, MKA_NO_MEMORY, "no memory for the regions of a session");
 }
 
@@ -109,6 +110,7 @@ mka_status mka_session_save(mka_session *s, const char *path, mka_error *error) 
         add(&p, "tiers", p.tiers, (size_t)p.head.caches * sizeof *p.tiers);
         add_timeline(&p, s);
         add_caches(&p, s);
+        p.count += mka_session_bank_save(s, &p.bank, p.regions + p.count);
         status = mka_snapshot_save(s->ops.pool, path, "session", mka_model_fingerprint(s->model), p.regions, p.count, error);
     }
     free_parts(&p);
@@ -169,6 +171,7 @@ static mka_status open_fitting(const mka_session *s, const char *path, mka_snaps
         status = mka_fail(error, MKA_BAD_ARGUMENT, "%s: saved with another model than this session's", path);
     if (!status) status = mka_snapshot_take(*snapshot, "session", h, sizeof *h, error);
     if (!status) status = check_head(h, &own, path, error);
+    if (!status) status = mka_session_bank_check(s, *snapshot, h->length, path, error);
     return status;
 }
 
@@ -211,9 +214,11 @@ static mka_status load_content(mka_session *s, mka_snapshot *snapshot, parts *p,
     if (!status) status = mka_snapshot_take(snapshot, "tiers", p->tiers, (size_t)p->head.caches * sizeof *p->tiers, error);
     if (!status) status = load_note(s, snapshot, path, error);
     if (!status) status = set_states(s, p, path, error);
+    if (!status) status = mka_session_bank_set(s, snapshot, p->head.length, error);
     if (status) return status;
     add_timeline(p, s);
     add_caches(p, s);
+    p->count += mka_session_bank_regions(s, p->regions + p->count);
     status = mka_snapshot_read(snapshot, s->ops.pool, p->regions, p->count, error);
     return status ? status : check_timeline(s, p, path, error);
 }
@@ -229,6 +234,7 @@ mka_status mka_session_load(mka_session *s, const char *path, mka_error *error) 
     if (!status) {
         mka_session_truncate(s, 0, NULL);
         status = load_content(s, snapshot, &p, path, error);
+        mka_session_bank_finish(s, status != MKA_OK);
         s->length = p.head.length;
         if (status) mka_session_truncate(s, 0, NULL);
     }
@@ -259,6 +265,7 @@ mka_status mka_session_peek(const char *path, mka_session_file *about, mka_error
             about->plan.key_type = (mka_type)h.longterm_key_type;
             about->plan.value_type = (mka_type)h.longterm_value_type;
         }
+        about->bank = mka_session_bank_peek(snapshot, &about->plan, error);
     }
     mka_snapshot_close(snapshot);
     return status;

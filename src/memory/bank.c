@@ -1,0 +1,348 @@
+/* bank - see bank.h. */
+#include "bank.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/status.h"
+#include "scalar/half.h"
+#include "tiers.h"
+
+enum { EACH = MKA_SCAN_TOKENS, MOST_REMEMBERED = 1 << 30 };
+
+/* ---- layout ---- */
+
+/* What one search works in; weights and rows are those of the short list. */
+typedef struct search {
+    float e[EACH], mass[MKA_SCAN_MASSES];
+    float cosines[MKA_BANK_SHORT + 16], weights[MKA_BANK_FOUND];
+    const void *rows[MKA_BANK_SHORT];
+    float near[MKA_BANK_SHORT]; /* a heap: the least near entry of the list stands first */
+    int entries[MKA_BANK_SHORT], count;
+    float *x, *turned; /* [width] what is asked, less the centre, of length 1 */
+    uint8_t *tables;
+} search;
+
+enum { SEARCH_BYTES = (sizeof(search) + MKA_ALIGN - 1) / MKA_ALIGN * MKA_ALIGN };
+
+static size_t search_row(int width) {
+    return (size_t)mka_pad(width, MKA_ALIGN / (int)sizeof(float)) * sizeof(float);
+}
+
+/* A thread's search, in its part of the work. */
+static search *search_at(const mka_bank_work *work, int thread, int width) {
+    unsigned char *memory = work->threads + (size_t)thread * work->bytes;
+    search *s = (search *)(void *)memory;
+    s->x = (float *)(void *)(memory + SEARCH_BYTES);
+    s->turned = (float *)(void *)(memory + SEARCH_BYTES + search_row(width));
+    s->tables = memory + SEARCH_BYTES + 2 * search_row(width);
+    return s;
+}
+
+void mka_bank_layout(mka_bank_work *work, int width, int threads, mka_arena *arena) {
+    work->bytes = SEARCH_BYTES + 2 * search_row(width) + mka_scan_tables_bytes(1, width);
+    work->threads = mka_arena_take(arena, (size_t)threads, work->bytes);
+}
+
+static size_t slots_of(const mka_bank_shape *s) {
+    return ((size_t)s->capacity + (size_t)(s->window + s->queries) / MKA_BLOCK + 2 + EACH - 1) / EACH * EACH;
+}
+
+static size_t slot_bytes(const mka_bank_shape *s) {
+    return (size_t)s->width * 2 + mka_scan_block_bytes(s->width) / EACH + sizeof(float);
+}
+
+size_t mka_bank_bytes(const mka_bank_shape *s, int context) {
+    size_t most = slots_of(s), blocks = ((size_t)context / MKA_BLOCK + EACH) / EACH * EACH;
+    return (blocks < most ? blocks : most) * slot_bytes(s) + 2 * (size_t)s->width * sizeof(float);
+}
+
+mka_status mka_bank_create(const mka_bank_shape *shape, mka_bank *b, mka_error *error) {
+    size_t all, floats = (size_t)shape->width * sizeof(float);
+    *b = (mka_bank){.shape = *shape,
+                    .slots = slots_of(shape),
+                    .row = (size_t)shape->width * 2,
+                    .scan_block = mka_scan_block_bytes(shape->width)};
+    if (mka_size_mul(b->slots, slot_bytes(shape), &all) && all <= SIZE_MAX / 4) b->scan = mka_pages_map(all + 2 * floats);
+    if (!b->scan) {
+        *b = (mka_bank){.scan = NULL};
+        return mka_fail(error, MKA_NO_MEMORY, "the system gives no address space for a bank of %d summaries", shape->capacity);
+    }
+    b->bytes = all + 2 * floats;
+    mka_pages_small(b->scan, b->bytes); /* a layer may only ever touch a few of them */
+    b->lengths = (float *)(void *)(b->scan + b->slots / EACH * b->scan_block);
+    b->centre = b->lengths + b->slots;
+    b->open = b->centre + shape->width;
+    b->rows = (unsigned char *)(b->open + shape->width);
+    return MKA_OK;
+}
+
+void mka_bank_destroy(mka_bank *b) {
+    if (b->scan) mka_pages_unmap(b->scan, b->bytes);
+    *b = (mka_bank){.scan = NULL};
+}
+
+void mka_bank_reset(mka_bank *b) {
+    memset(b->open, 0, (size_t)b->shape.width * sizeof(float));
+    b->length = b->remembered = b->begin = b->coded = 0;
+    mka_pages_discard(b->scan, b->bytes);
+}
+
+/* ---- entries ---- */
+
+/* Whole blocks that so many tokens make. */
+static int blocks_of(const mka_bank *b, int length) {
+    return length > b->shape.sinks ? (length - b->shape.sinks) / MKA_BLOCK : 0;
+}
+
+int mka_bank_entries(const mka_bank *b) {
+    return b->remembered + blocks_of(b, b->length);
+}
+
+int mka_bank_edge(const mka_bank *b, int position, int *from) {
+    int edge = b->remembered + mka_blocks_behind(b->shape.sinks, b->shape.window, position), first = edge - b->shape.capacity;
+    *from = first > b->begin ? first : b->begin;
+    return edge;
+}
+
+void mka_bank_trim(mka_bank *b) {
+    mka_bank_edge(b, b->length, &b->begin);
+}
+
+int mka_bank_room(const mka_bank *b) {
+    return (int)b->slots;
+}
+
+static void row_of(const mka_bank *b, int entry, float *x) {
+    mka_get_row(MKA_F16, b->shape.width, mka_bank_row(b, entry), x);
+}
+
+/* |x|, of which x keeps the direction. A row of zeros has none, and one that is not finite gets none. */
+static float normalise(int width, float *x) {
+    double squares = 0;
+    for (int i = 0; i < width; i++) squares += (double)x[i] * (double)x[i];
+    float length = (float)sqrt(squares), inverse = length > 0 && isfinite(length) ? 1 / length : 0;
+    for (int i = 0; i < width; i++) x[i] = inverse > 0 ? x[i] * inverse : 0;
+    return inverse > 0 ? length : 0;
+}
+
+static void encode(mka_bank *b, int entry) {
+    int width = b->shape.width;
+    size_t slot = (size_t)entry % b->slots;
+    float x[MKA_MOST_DIM];
+    row_of(b, entry, x);
+    for (int i = 0; i < width; i++) x[i] -= b->centre[i];
+    b->lengths[slot] = normalise(width, x);
+    mka_turn(width, x);
+    mka_put_signs(width, x, mka_sign_factor(width, x), b->scan + slot / EACH * b->scan_block, (int)(slot % EACH));
+}
+
+/* The mean of entries begin..entries - 1 becomes the centre, by which they are coded. */
+static void set_centre(mka_bank *b, int entries) {
+    int width = b->shape.width;
+    float x[MKA_MOST_DIM];
+    memset(b->centre, 0, (size_t)width * sizeof *b->centre);
+    for (int e = b->begin; e < entries; e++) {
+        row_of(b, e, x);
+        for (int i = 0; i < width; i++) b->centre[i] += x[i] / (float)(entries - b->begin);
+    }
+    b->coded = 1;
+    for (int e = b->begin; e < entries; e++) encode(b, e);
+}
+
+/* A ring that is full loses its first entry to a new one. */
+static void make_room(mka_bank *b, int entry) {
+    if (entry - b->begin >= (int)b->slots) b->begin = entry - (int)b->slots + 1;
+}
+
+static void close_block(mka_bank *b, const mka_kernels *kernels) {
+    const float most = 65504.0F; /* of half floats */
+    int width = b->shape.width, blocks = blocks_of(b, b->length), entry = b->remembered + blocks - 1;
+    make_room(b, entry);
+    for (int i = 0; i < width; i++) {
+        float mean = b->open[i] / MKA_BLOCK;
+        if (!(fabsf(mean) <= most)) mean = isnan(mean) ? 0 : copysignf(most, mean); /* a row that spoils what it is mixed into */
+        b->open[i] = mean;
+    }
+    kernels->store[MKA_F16](width, b->open, mka_bank_row(b, entry));
+    memset(b->open, 0, (size_t)width * sizeof *b->open);
+    if (b->coded)
+        encode(b, entry);
+    else if (blocks == b->shape.window / MKA_BLOCK)
+        set_centre(b, entry + 1); /* before the first block is behind a window */
+}
+
+void mka_bank_put(mka_bank *b, const mka_kernels *kernels, int n, const float *x) {
+    for (int i = 0; i < n; i++) {
+        int place = b->length++ - b->shape.sinks;
+        if (place < 0) continue;
+        kernels->add(b->shape.width, x + (size_t)i * (size_t)b->shape.width, b->open);
+        if (place % MKA_BLOCK == MKA_BLOCK - 1) close_block(b, kernels);
+    }
+}
+
+void mka_bank_remember(mka_bank *b, int count, const unsigned char *rows) {
+    for (int i = 0; i < count; i++, b->remembered++) {
+        make_room(b, b->remembered);
+        memcpy(mka_bank_row(b, b->remembered), rows + (size_t)i * b->row, b->row);
+    }
+    if (b->remembered > b->begin) set_centre(b, b->remembered);
+}
+
+int mka_bank_count(const mka_bank *b, int length, int remembered, int begin) {
+    if (length < 0 || remembered < 0 || remembered > MOST_REMEMBERED || begin < 0) return -1;
+    int entries = remembered + blocks_of(b, length);
+    return begin <= entries ? entries - begin : -1;
+}
+
+void mka_bank_set(mka_bank *b, int length, int remembered, int begin) {
+    b->length = length;
+    b->remembered = remembered;
+    b->begin = begin;
+    b->coded = remembered > 0 || blocks_of(b, length) >= b->shape.window / MKA_BLOCK;
+}
+
+void mka_bank_recode(mka_bank *b) {
+    for (int e = b->begin, entries = mka_bank_entries(b); b->coded && e < entries; e++) encode(b, e);
+}
+
+/* ---- search ---- */
+
+/* Puts an entry in place of the heap's first one. */
+static void sink(search *s, float near, int entry) {
+    int at = 0;
+    for (int child; (child = 2 * at + 1) < s->count; at = child) {
+        if (child + 1 < s->count && s->near[child + 1] < s->near[child]) child++;
+        if (!(s->near[child] < near)) break;
+        s->near[at] = s->near[child];
+        s->entries[at] = s->entries[child];
+    }
+    s->near[at] = near;
+    s->entries[at] = entry;
+}
+
+static void consider(search *s, float near, int entry) {
+    if (s->count == MKA_BANK_SHORT) {
+        if (near > s->near[0]) sink(s, near, entry);
+        return;
+    }
+    int at = s->count++;
+    for (int parent; at > 0 && near < s->near[parent = (at - 1) / 2]; at = parent) {
+        s->near[at] = s->near[parent];
+        s->entries[at] = s->entries[parent];
+    }
+    s->near[at] = near;
+    s->entries[at] = entry;
+}
+
+/* The entries whose signs agree most with what is asked. */
+static void scan(const mka_bank *b, const mka_kernels *kernels, search *s, int from, int to) {
+    int width = b->shape.width;
+    mka_scan_row row = {.floor = INFINITY};
+    float slack;
+    memcpy(s->turned, s->x, (size_t)width * sizeof *s->x);
+    mka_turn(width, s->turned);
+    mka_scan_tables(1, 0, width, s->turned, s->tables, &row.step, &row.base, &slack);
+    for (int e = from; e < to;) {
+        size_t slot = (size_t)e % b->slots;
+        int place = (int)(slot % EACH), end = to - e < EACH - place ? to : e + EACH - place;
+        kernels->scan(1, width, b->scan + slot / EACH * b->scan_block, s->tables, &row, s->e, s->mass);
+        for (; e < end; e++, place++) consider(s, s->e[place], e);
+    }
+}
+
+/* Moves the best entries of the list to its front, best first; one more than are found, whose cosine the weights are less. */
+static void choose(search *s) {
+    int wanted = s->count < MKA_BANK_FOUND + 1 ? s->count : MKA_BANK_FOUND + 1;
+    for (int i = 0; i < wanted; i++) {
+        int best = i;
+        for (int j = i + 1; j < s->count; j++)
+            if (s->cosines[j] > s->cosines[best]) best = j;
+        float cosine = s->cosines[i];
+        const void *row = s->rows[i];
+        s->cosines[i] = s->cosines[best], s->cosines[best] = cosine;
+        s->rows[i] = s->rows[best], s->rows[best] = row;
+    }
+}
+
+/* Cosines of the listed entries by their rows. */
+static void compare(const mka_bank *b, const mka_kernels *kernels, search *s) {
+    int width = b->shape.width;
+    float centre = kernels->dot(width, s->x, b->centre);
+    for (int i = 0; i < s->count; i++) s->rows[i] = mka_bank_row(b, s->entries[i]);
+    kernels->rows_score[MKA_F16](1, width, s->count, s->x, s->rows, 1, s->cosines, MKA_BANK_SHORT + 16);
+    for (int i = 0; i < s->count; i++) {
+        float length = b->lengths[(size_t)s->entries[i] % b->slots];
+        s->cosines[i] = length > 0 ? (s->cosines[i] - centre) / length : 0;
+    }
+}
+
+/* The mean of the best entries by their weights; all alike where no entry is nearer than the one left out. */
+static void mix(const mka_bank *b, const mka_kernels *kernels, search *s, float *out) {
+    int found = s->count < MKA_BANK_FOUND ? s->count : MKA_BANK_FOUND;
+    float least = s->count > found ? s->cosines[found] : -1, sum = 0;
+    for (int i = 0; i < found; i++) sum += s->weights[i] = s->cosines[i] - least;
+    for (int i = 0; i < found; i++) s->weights[i] = sum > 1e-6F ? s->weights[i] / sum : 1 / (float)found;
+    kernels->rows_mix[MKA_F16](1, b->shape.width, found, s->weights, MKA_BANK_FOUND, s->rows, out);
+}
+
+static void find_one(const mka_bank *b, const mka_kernels *kernels, search *s, int position, const float *query, float *out) {
+    int width = b->shape.width, from, to = mka_bank_edge(b, position, &from);
+    memset(out, 0, (size_t)width * sizeof *out);
+    if (to <= from) return;
+    for (int i = 0; i < width; i++) s->x[i] = query[i] - b->centre[i];
+    normalise(width, s->x);
+    s->count = 0;
+    if (to - from > MKA_BANK_SHORT)
+        scan(b, kernels, s, from, to);
+    else
+        for (int e = from; e < to; e++) consider(s, 0, e);
+    compare(b, kernels, s);
+    choose(s);
+    mix(b, kernels, s, out);
+}
+
+typedef struct find_task {
+    const mka_bank *bank;
+    const mka_bank_work *work;
+    const mka_kernels *kernels;
+    int first, n, stride;
+    const float *queries, *weights;
+    float *out;
+} find_task;
+
+static int wanted(const find_task *t, int i) {
+    return !t->weights || t->weights[(size_t)i * (size_t)t->stride] != 0;
+}
+
+static void find_share(void *argument, int thread, int threads) {
+    const find_task *t = argument;
+    int width = t->bank->shape.width;
+    search *s = search_at(t->work, thread, width);
+    for (int i = thread; i < t->n; i += threads) {
+        size_t at = (size_t)i * (size_t)width;
+        if (wanted(t, i))
+            find_one(t->bank, t->kernels, s, t->first + i, t->queries + at, t->out + at);
+        else
+            memset(t->out + at, 0, (size_t)width * sizeof *t->out);
+    }
+}
+
+uint64_t mka_bank_find_bytes(const mka_bank *b, int position) {
+    int from, to = mka_bank_edge(b, position, &from), count = to - from;
+    if (count <= 0) return 0;
+    if (count <= MKA_BANK_SHORT) return (uint64_t)count * b->row;
+    return (uint64_t)count * b->scan_block / EACH + MKA_BANK_SHORT * b->row;
+}
+
+uint64_t mka_bank_find(const mka_bank *b, const mka_bank_work *work, mka_ops *ops, int first, int n, const float *queries,
+                       const float *weights, int stride, int alone, float *out) {
+    find_task task = {b, work, ops->kernels, first, n, stride, queries, weights, out};
+    uint64_t bytes = 0;
+    if (alone)
+        find_share(&task, 0, 1);
+    else
+        mka_pool_run(ops->pool, find_share, &task);
+    for (int i = 0; i < n; i++) bytes += wanted(&task, i) ? mka_bank_find_bytes(b, first + i) : 0;
+    return bytes;
+}
