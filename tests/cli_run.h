@@ -86,6 +86,22 @@ static inline json_t *json_out(void) {
     return object;
 }
 
+/* Line number index of the output, one object a line. */
+static inline json_t *json_line(int index) {
+    const char *at = run.out;
+    json_error_t error;
+    for (; index > 0 && at != NULL; index--) at = strchr(at, '\n') != NULL ? strchr(at, '\n') + 1 : NULL;
+    json_t *object = at != NULL ? json_loads(at, JSON_DISABLE_EOF_CHECK, &error) : NULL;
+    if (object == NULL) fail_msg("line %d is no JSON object: '%s'", index, run.out);
+    return object;
+}
+
+static inline int count_lines(void) {
+    int count = 0;
+    for (const char *c = run.out; *c != '\0'; c++) count += *c == '\n';
+    return count;
+}
+
 static inline void has_fields(const json_t *object, const char *const *fields) {
     for (; *fields != NULL; fields++) {
         if (json_object_get(object, *fields) == NULL) fail_msg("field '%s' is missing in %s", *fields, run.out);

@@ -399,22 +399,6 @@ static void test_eval(void **state) {
 
 /* ---- bench: the rows and their fields; how fast anything is is the machine's matter ---- */
 
-/* Line number index of the output, one object a line. */
-static json_t *json_line(int index) {
-    const char *at = run.out;
-    json_error_t error;
-    for (; index > 0 && at != NULL; index--) at = strchr(at, '\n') != NULL ? strchr(at, '\n') + 1 : NULL;
-    json_t *object = at != NULL ? json_loads(at, JSON_DISABLE_EOF_CHECK, &error) : NULL;
-    if (object == NULL) fail_msg("line %d is no JSON object: '%s'", index, run.out);
-    return object;
-}
-
-static int count_lines(void) {
-    int count = 0;
-    for (const char *c = run.out; *c != '\0'; c++) count += *c == '\n';
-    return count;
-}
-
 static void has_spread(const json_t *object, const char *field) {
     static const char *const fields[] = {"min", "median", "max", NULL};
     const json_t *spread = json_object_get(object, field);

@@ -123,6 +123,71 @@ static void test_reused_prompts(void **state) {
     expect(0, "warn: cannot make /proc/no");
 }
 
+/* Several memories: remembered one after the other or merged before, they are the same tokens; a folder of them is listed. */
+static void test_memories(void **state) {
+    (void)state;
+    need_model();
+    char memories[80], files[4][96], text[64];
+    snprintf(memories, sizeof memories, "%s/memories", run.cache);
+    assert_int_equal(mkdir(memories, 0700), 0);
+    for (int i = 0; i < 4; i++) {
+        snprintf(files[i], sizeof files[i], "%s/%d.mka", memories, i);
+        snprintf(text, sizeof text, "memory %d of three", i);
+        if (i < 3) json_decref(answer_of("6", "-p", text, "--save-session", files[i]));
+    }
+    write_file(memories, "notes.txt", "mka", 3);
+    MKA("memory", "merge", "-m", run.model, files[3], files[0], files[1], files[2], "--json");
+    expect(0, "");
+    json_t *merged = json_out(), *parts = json_object_get(merged, "parts");
+    assert_int_equal(json_array_size(parts), 3);
+    json_int_t tokens = json_integer_value(json_object_get(merged, "tokens")), first = 0;
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(json_integer_value(json_object_get(json_array_get(parts, i), "first")), first);
+        first += json_integer_value(json_object_get(json_array_get(parts, i), "tokens"));
+    }
+    assert_int_equal(first, tokens);
+    json_decref(merged);
+    json_t *all = answer_of("8", "--remember", files[3], "-p", " and");
+    MKA("generate", "-m", run.model, "--temp", "0", "--ignore-eos", "--json", "-n", "8", "--remember", files[0], "--remember",
+        files[1], "--remember", files[2], "-p", " and");
+    expect(0, "");
+    json_t *each = json_out(), *one = answer_of("8", "--remember", files[0], "-p", " and");
+    assert_true(json_equal(all, json_object_get(each, "ids")));
+    assert_false(json_equal(all, one));
+    json_decref(all);
+    json_decref(each);
+    json_decref(one);
+    MKA("memory", "list", memories, "--json");
+    expect(0, "");
+    assert_int_equal(count_lines(), 4);
+    json_t *line = json_line(3);
+    assert_int_equal(json_integer_value(json_object_get(line, "tokens")), tokens);
+    assert_int_equal(json_integer_value(json_object_get(line, "layers")), 2);
+    assert_string_equal(json_string_value(json_object_get(line, "key_type")), "f16");
+    assert_int_equal(strlen(json_string_value(json_object_get(line, "model"))), 16);
+    assert_int_equal(strlen(json_string_value(json_object_get(line, "saved"))), strlen("2026-01-01T00:00:00Z"));
+    assert_non_null(strstr(json_string_value(json_object_get(line, "words")), "memory 0 of three"));
+    json_decref(line);
+    MKA("memory", "list", files[1], files[2]);
+    expect(0, "");
+    assert_non_null(strstr(run.out, "memory 2 of three"));
+    assert_int_equal(truncate(files[1], 3000), 0);
+    MKA("memory", "list", memories, "--json");
+    expect(1, "truncated or damaged");
+    assert_int_equal(count_lines(), 3); /* the others all the same */
+    MKA("memory", "merge", "-m", run.model, files[3], files[0], files[1]);
+    expect(1, "truncated or damaged");
+    MKA("memory", "list", files[3], "--json"); /* the old one is still there */
+    expect(0, "");
+    MKA("memory", "merge", "-m", run.model, files[3], files[0]);
+    expect(2, "two or more saved sessions");
+    MKA("memory", "list");
+    expect(2, "which folder or files?");
+    MKA("memory", "list", "no-such-folder");
+    expect(1, "No such file or directory");
+    remove_folder(memories);
+}
+
 static void test_limited_ram(void **state) {
     (void)state;
     need_model();
@@ -170,10 +235,8 @@ static void test_limited_bench(void **state) {
 int main(int argc, char **argv) {
     if (!open_run(argc, argv)) return 2;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_saved_sessions),
-        cmocka_unit_test(test_reused_prompts),
-        cmocka_unit_test(test_limited_ram),
-        cmocka_unit_test(test_limited_bench),
+        cmocka_unit_test(test_saved_sessions), cmocka_unit_test(test_reused_prompts), cmocka_unit_test(test_memories),
+        cmocka_unit_test(test_limited_ram),    cmocka_unit_test(test_limited_bench),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     close_run();

@@ -124,6 +124,10 @@ MKA_API mka_status mka_memory_save(mka_memory *memory, const char *path, mka_err
  * file that is no saved memory. MKA_BAD_FILE for a damaged region (the message names it) leaves it empty. */
 MKA_API mka_status mka_memory_load(mka_memory *memory, const char *path, mka_error *error);
 
+/* What a saved memory was made with, so that one can be made to load it: layers, heads, kv_heads, head_dim, local, the plan's
+ * sinks, window and types, and as context the tokens of its longest layer; the rest is as mka_memory_defaults has it. */
+MKA_API mka_status mka_memory_peek(const char *path, mka_memory_options *options, mka_error *error);
+
 /* Where the memory's pages are. */
 MKA_API void mka_memory_get_numa(const mka_memory *memory, mka_numa_report *report);
 

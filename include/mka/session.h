@@ -101,9 +101,16 @@ MKA_API mka_status mka_session_save(mka_session *session, const char *path, mka_
  * is no saved session. MKA_BAD_FILE for a damaged region (the message names it) leaves the session empty. */
 MKA_API mka_status mka_session_load(mka_session *session, const char *path, mka_error *error);
 
+/* Puts the tokens of another session of the same model, from token first on, behind those that are held, without running the
+ * model: keys are turned on to the positions that follow, and all is stored as this session stores it, whatever the other's cache
+ * types, memory and window. What was computed stays as it is: the appended tokens have seen each other and not the tokens before
+ * them, and those that are evaluated next see both. The other session is read only. MKA_CONTEXT_FULL: no room; MKA_BAD_ARGUMENT:
+ * another model; MKA_UNSUPPORTED: a model with session summaries (MKA, FastMKA). After any failure the session is as it was. */
+MKA_API mka_status mka_session_append(mka_session *session, mka_session *from, int first, mka_error *error);
+
 /* What a saved session was made with, without reading all of it. */
 typedef struct mka_session_file {
-    int tokens;
+    int tokens, layers;
     mka_type key_type, value_type; /* of the cache */
     int tiered;
     mka_memory_plan plan;  /* tiered: sinks, window and long-term types; a bank's sinks and window */
@@ -112,6 +119,8 @@ typedef struct mka_session_file {
 } mka_session_file;
 
 MKA_API mka_status mka_session_peek(const char *path, mka_session_file *about, mka_error *error);
+/* Its note (mka_session_set_note): *bytes is the caller's to free(); NULL, *size 0: it has none. */
+MKA_API mka_status mka_session_peek_note(const char *path, void **bytes, size_t *size, mka_error *error);
 
 /* Takes the long-term bank of a saved session into an empty one: what that session's tokens have left there, and what it
  * remembered itself, can be found from the first token on. Its tokens take no place in the context. Several files one after the

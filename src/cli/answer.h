@@ -14,7 +14,7 @@ typedef struct mka_cli_answer {
     size_t vocabulary, room, text_room;
     size_t prompt_tokens, evaluated; /* of the prompt, and how many of those were not in the session before */
     double prefill_seconds, decode_seconds;
-    mka_used before; /* what the tiers had read when decoding began */
+    mka_used before;  /* what the tiers had read when decoding began */
     size_t decoded;   /* tokens that were evaluated after the prompt */
     const char *stop; /* "end", "length", "context", "interrupted", "closed" (standard output) */
 } mka_cli_answer;

@@ -56,24 +56,27 @@ static void drop_messages(chat *c, int keep) {
 }
 
 /* Back to what was there before the conversation. A memory that has moved to other tiers since is loaded again. */
-static mka_status start_over(mka_cli *cli, chat *c, mka_error *error) {
-    mka_status status = mka_session_truncate(c->session, c->base, error);
+static int start_over(mka_cli *cli, chat *c) {
+    mka_error error = {0};
+    mka_status status = mka_session_truncate(c->session, c->base, &error);
+    if (status == MKA_UNSUPPORTED && cli->options.remembered > 0) return mka_cli_resume_remember(cli, c->model, c->session);
     if (status == MKA_OK && cli->options.bank_from != NULL)
-        return mka_session_remember(c->session, cli->options.bank_from, error);
-    if (status != MKA_UNSUPPORTED) return status;
-    if (cli->options.remember != NULL) return mka_session_load(c->session, cli->options.remember, error);
-    c->base = 0; /* of a saved conversation: its memory cannot be had alone */
-    return mka_session_truncate(c->session, 0, error);
+        status = mka_session_remember(c->session, cli->options.bank_from, &error);
+    if (status == MKA_UNSUPPORTED) {
+        c->base = 0; /* of a saved conversation: its memory cannot be had alone */
+        status = mka_session_truncate(c->session, 0, &error);
+    }
+    return status == MKA_OK ? 0 : mka_cli_failure(&error, 0);
 }
 
 static int reset(mka_cli *cli, chat *c) {
-    mka_error error = {0};
     drop_messages(c, 0);
     free(c->past);
     c->past = NULL;
     c->held_count = c->past_length = 0;
     c->pending = -1;
-    if (start_over(cli, c, &error) != MKA_OK) return mka_cli_failure(&error, 0);
+    int status = start_over(cli, c);
+    if (status != 0) return status;
     const char *system = cli->options.system;
     return system != NULL ? add_message(c, "system", system, strlen(system)) : 0;
 }
@@ -88,12 +91,13 @@ static int cut(mka_cli *cli, chat *c, size_t keep) {
     mka_error error = {0};
     size_t before = c->held_count;
     if (keep + (size_t)c->base == (size_t)mka_session_length(c->session)) return 0;
-    mka_status status = mka_session_truncate(c->session, c->base + (int)keep, &error);
-    if (status == MKA_UNSUPPORTED) {
+    mka_status cut_back = mka_session_truncate(c->session, c->base + (int)keep, &error);
+    int status = cut_back == MKA_OK || cut_back == MKA_UNSUPPORTED ? 0 : mka_cli_failure(&error, 0);
+    if (cut_back == MKA_UNSUPPORTED) {
         keep = 0;
-        status = start_over(cli, c, &error);
+        status = start_over(cli, c);
     }
-    if (status != MKA_OK) return mka_cli_failure(&error, 0);
+    if (status != 0) return status;
     c->held_count = keep;
     if (keep < before) {
         free(c->past);
@@ -244,7 +248,7 @@ static int resume(mka_cli *cli, chat *c) {
 static int save(mka_cli *cli, const chat *c) {
     mka_cli_kept note = {.base = c->base, .pending = c->pending, .messages = c->messages, .count = c->count};
     if (c->past != NULL) note.past = c->past, note.past_length = c->past_length;
-    return mka_cli_resume_save(cli, c->session, &note);
+    return mka_cli_resume_save(c->model, c->session, cli->options.save_session, &note);
 }
 
 /* One line of the user, without its end. Returns its length, or -1 at the end of the input or after Ctrl-C. */
@@ -360,8 +364,8 @@ int mka_cli_chat(mka_cli *cli) {
         c.terminal = isatty(STDIN_FILENO) && isatty(STDERR_FILENO) && !cli->options.json;
         c.colors = mka_cli_colors(cli, STDERR_FILENO);
         if (c.terminal) fputs("One message a line. /reset starts over, /exit leaves, Ctrl-C ends an answer.\n", stderr);
-        if (cli->options.remember != NULL) status = mka_cli_resume_remember(cli, c.session);
-        if (cli->options.remember != NULL) c.base = mka_session_length(c.session);
+        if (cli->options.remembered > 0) status = mka_cli_resume_remember(cli, c.model, c.session);
+        if (cli->options.remembered > 0) c.base = mka_session_length(c.session);
         if (status == 0) status = cli->options.load_session != NULL ? resume(cli, &c) : reset(cli, &c);
         if (status == 0) {
             status = talk(cli, &c);

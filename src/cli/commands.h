@@ -16,6 +16,8 @@ int mka_cli_eval_recall(mka_cli *cli);
 int mka_cli_eval_needle(mka_cli *cli);
 int mka_cli_eval_ruler(mka_cli *cli);
 int mka_cli_eval_qa(mka_cli *cli);
+int mka_cli_memory_list(mka_cli *cli);
+int mka_cli_memory_merge(mka_cli *cli);
 int mka_cli_bench_limits(mka_cli *cli);
 int mka_cli_bench_attention(mka_cli *cli);
 int mka_cli_bench_model(mka_cli *cli);

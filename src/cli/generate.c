@@ -79,8 +79,8 @@ static int choose_context(mka_cli *cli, work *w) {
 /* The session of --load-session or --remember, and its pending token before the ids of the prompt. */
 static int resume(mka_cli *cli, work *w) {
     mka_cli_kept note = {.pending = -1};
-    int status =
-        cli->options.remember != NULL ? mka_cli_resume_remember(cli, w->session) : mka_cli_resume_load(cli, w->session, &note);
+    int status = cli->options.remembered > 0 ? mka_cli_resume_remember(cli, w->model, w->session)
+                                             : mka_cli_resume_load(cli, w->session, &note);
     int pending = note.pending;
     mka_cli_kept_free(&note);
     if (status != 0) return status;
@@ -131,7 +131,7 @@ static int report(mka_cli *cli, work *w) {
     if (!interrupted || w->answer.count > 0) {
         int unread = w->answer.count > w->answer.decoded;
         mka_cli_kept note = {.pending = unread ? w->answer.ids[w->answer.count - 1] : -1};
-        int status = mka_cli_resume_save(cli, w->session, &note);
+        int status = mka_cli_resume_save(w->model, w->session, cli->options.save_session, &note);
         if (status != 0) return status;
     }
     return interrupted ? 130 : 0;

@@ -37,7 +37,9 @@ static const command commands[] = {
      "Reads one message a line from standard input and answers it. The conversation stays in the session's cache, so that a\n"
      "turn costs only its own tokens. /reset forgets the conversation, /exit or the end of the input leaves, /help helps.\n"
      "Ctrl-C ends an answer; at the prompt it leaves. --json prints one object an answer, as generate does.\n"
-     "--remember puts a saved session before the conversation: the model recalls from its text, and /reset keeps it.\n"
+     "--remember puts a saved session before the conversation: the model recalls from its text, and /reset keeps it. Given "
+     "again,\n"
+     "each file's tokens follow those of the one before, as 'mka memory merge' puts them.\n"
      "--save-session keeps the conversation in a file when it ends, --load-session takes it up again.\n\n"
      "Examples:\n"
      "  mka chat -m model.gguf --system 'You answer in one sentence.'\n"
@@ -128,6 +130,30 @@ static const command commands[] = {
      "(file, task, memory, samples, score, score_dense, memory_used).\n\n"
      "Examples:\n"
      "  mka eval qa hotpotqa.jsonl -m model.gguf -c 8192 --samples 50\n"},
+    {"memory list", MKA_CLI_MEMORY_LIST, mka_cli_memory_list, "DIR|FILE...", "what saved sessions and memories hold", -1,
+     "Shows saved sessions (of generate and chat) and memories (of the library), one a line: tokens, layers, cache types, kind "
+     "of\n"
+     "memory, size, when it was saved, and the fingerprint of its model; then the first words of its text, where it has them. Of "
+     "a\n"
+     "folder its files are shown, others passed over. --json fields: file, kind (session, memory), tokens, layers, key_type,\n"
+     "value_type, memory, window, longterm_key_type, longterm_value_type, bytes, saved, model, words.\n\n"
+     "Examples:\n"
+     "  mka memory list ~/books\n"
+     "  mka memory list one.mka two.mka --json\n"},
+    {"memory merge", MKA_CLI_MEMORY_MERGE, mka_cli_memory_merge, "-m MODEL OUT FILE FILE...",
+     "one long-term memory of several saved sessions", -1,
+     "Writes OUT with the tokens of the sessions one behind the other, for --remember and --load-session. The tokens of each "
+     "file\n"
+     "take the positions that follow those of the file before: their keys are turned on to there, and coded as the first file's\n"
+     "are; a BOS that a later file begins with is left out. The model is not run: the tokens of a file have seen each other "
+     "alone, and what is evaluated behind OUT sees them "
+     "all.\n"
+     "Cache types, window and kind of memory are those of the first file. OUT may be one of the files; it is replaced as a "
+     "whole.\n"
+     "--json fields: file, tokens, parts [{file, first, tokens}].\n\n"
+     "Examples:\n"
+     "  mka memory merge -m model.gguf all.mka monday.mka tuesday.mka\n"
+     "  mka chat -m model.gguf --remember all.mka\n"},
     {"bench limits", MKA_CLI_BENCH_LIMITS, mka_cli_bench_limits, "", "how fast this machine reads, copies and computes", 0,
      "Reads and copies half of each cache, and a buffer much larger than any on every NUMA node, with one thread and with all;\n"
      "computes multiply-adds of every kind that the kernels use. --json prints one object for each cache level and node: level,\n"
@@ -198,7 +224,9 @@ static void group_overview(FILE *out, const char *group) {
             fprintf(out, "  %-10s %s\n", commands[i].name + length + 1, commands[i].summary);
     fprintf(out, "\n  mka %s TASK --help   flags and examples of a task; each takes --json\n\nExamples:\n", group);
     fputs(bench ? "  mka bench limits\n  mka bench model -m model.gguf --depth 0,4096\n"
-                : "  mka eval ppl -m model.gguf -f book.txt\n  mka eval recall -m model.gguf -f book.txt -c 8192\n",
+          : strcmp(group, "memory") == 0
+              ? "  mka memory list ~/books\n  mka memory merge -m model.gguf all.mka one.mka two.mka\n"
+              : "  mka eval ppl -m model.gguf -f book.txt\n  mka eval recall -m model.gguf -f book.txt -c 8192\n",
           out);
 }
 

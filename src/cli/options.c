@@ -31,6 +31,7 @@ typedef enum flag_kind {
     FLAG_PREFILL,
     FLAG_RECALL,
     FLAG_BANK,
+    FLAG_REMEMBER,
     FLAG_NUMA,
     FLAG_LONGTERM,
     FLAG_LOCAL,
@@ -58,9 +59,10 @@ typedef struct flag {
 #define TASKS   (MKA_CLI_EVAL_NEEDLE | MKA_CLI_EVAL_RULER | MKA_CLI_EVAL_QA)
 #define STREWN  (MKA_CLI_EVAL_NEEDLE | MKA_CLI_EVAL_RULER)
 #define BENCH   (MKA_CLI_BENCH_LIMITS | MKA_CLI_BENCH_ATTENTION | MKA_CLI_BENCH_MODEL)
-#define SINGLE  (MODELS | MKA_CLI_INFO | MKA_CLI_TOKENIZE)
+#define SINGLE  (MODELS | MKA_CLI_INFO | MKA_CLI_TOKENIZE | MKA_CLI_MEMORY_MERGE)
 #define ALL     (SINGLE | BENCH)
 #define TIERED  (RUNS | EVAL)
+#define LISTS   MKA_CLI_MEMORY_LIST
 #define LAYERS  MKA_CLI_BENCH_ATTENTION
 #define WHOLE   MKA_CLI_BENCH_MODEL
 #define AT(x)   offsetof(mka_cli_options, x)
@@ -188,9 +190,9 @@ static const flag flags[] = {
     {"--kv-local", NULL, "TYPE", TIERED | WHOLE, FLAG_LOCAL, 0, 0, 0, "the same as -ctk TYPE -ctv TYPE"},
     {"--kv-longterm", NULL, "TYPE", TIERED | LAYERS | WHOLE, FLAG_LONGTERM, 0, 0, 0,
      "tiered: how long-term rows are stored: f32, f16, bf16, q8 (default) or q4"},
-    {"--ram", NULL, "BYTES", TIERED | LAYERS | WHOLE, FLAG_BYTES, AT(plan.ram), 1, 1e18,
+    {"--ram", NULL, "BYTES", TIERED | MKA_CLI_MEMORY_MERGE | LAYERS | WHOLE, FLAG_BYTES, AT(plan.ram), 1, 1e18,
      "most memory that keys, values and workspace may take, e.g. 512M or 8G (default: no limit; the weights are not counted)"},
-    {"--spill", NULL, "DIR", TIERED | LAYERS | WHOLE, FLAG_TEXT, AT(plan.spill), 0, 0,
+    {"--spill", NULL, "DIR", TIERED | MKA_CLI_MEMORY_MERGE | LAYERS | WHOLE, FLAG_TEXT, AT(plan.spill), 0, 0,
      "tiered: folder of a nameless file for long-term memory that --ram has no room for"},
     {"--load-session", NULL, "FILE", RUNS, FLAG_TEXT, AT(load_session), 0, 0,
      "go on from a saved session: its tokens are not evaluated again; cache types, window and kind of memory are the file's"},
@@ -198,8 +200,10 @@ static const flag flags[] = {
      "folder where prompts of 1024 tokens and more are kept, so that one that begins alike is not evaluated again; 4 GiB at most "
      "(default: mka/sessions in $XDG_CACHE_HOME or ~/.cache)"},
     {"--no-reuse", NULL, NULL, RUNS, FLAG_SET, AT(no_reuse), 0, 0, "evaluate every prompt, and keep none"},
-    {"--remember", NULL, "FILE", RUNS, FLAG_TEXT, AT(remember), 0, 0,
-     "begin behind the tokens of a saved session, as a memory to recall from: they take the first positions of the context"},
+    {"--remember", NULL, "FILE", RUNS, FLAG_REMEMBER, 0, 0, 0,
+     "begin behind the tokens of a saved session, as a memory to recall from: they take the first positions of the context; "
+     "given "
+     "again, each file's tokens follow those of the one before"},
     {"--save-session", NULL, "FILE", RUNS, FLAG_TEXT, AT(save_session), 0, 0,
      "save the session at the end; a file that is there is replaced as a whole"},
     {"--size", NULL, "BYTES", MKA_CLI_BENCH_LIMITS, FLAG_LONG, AT(size), 4096, 1e15,
@@ -213,9 +217,9 @@ static const flag flags[] = {
     {"--device", NULL, "DEVICE", ALL, FLAG_DEVICE, AT(device), 0, 0, "where to compute: cpu (the only one in this version)"},
     {"--color", NULL, "WHEN", MKA_CLI_CHAT | MKA_CLI_GENERATE | MKA_CLI_CHECK | MKA_CLI_EVAL_NEEDLE, FLAG_COLOR, AT(color), 0, 0,
      "auto (default), always or never"},
-    {"--json", NULL, NULL, ALL, FLAG_SET, AT(json), 0, 0, "one JSON object a line on standard output"},
-    {"-v", "--verbose", NULL, ALL, FLAG_COUNT, AT(verbose), 0, 0, "say more on standard error; twice: debug"},
-    {"-h", "--help", NULL, ALL, FLAG_SET, AT(help), 0, 0, "this page"},
+    {"--json", NULL, NULL, ALL | LISTS, FLAG_SET, AT(json), 0, 0, "one JSON object a line on standard output"},
+    {"-v", "--verbose", NULL, ALL | LISTS, FLAG_COUNT, AT(verbose), 0, 0, "say more on standard error; twice: debug"},
+    {"-h", "--help", NULL, ALL | LISTS, FLAG_SET, AT(help), 0, 0, "this page"},
 };
 enum { FLAG_TOTAL = sizeof flags / sizeof flags[0] };
 
@@ -594,6 +598,11 @@ static int set_value(mka_cli_options *options, const char *name, const flag *f, 
     case FLAG_BANK:
         if (strcmp(value, "auto") != 0) return set_number(options, name, f, typed, value);
         options->bank = MKA_BANK_AUTO;
+        return 0;
+    case FLAG_REMEMBER:
+        if (options->remembered == MKA_CLI_LIST)
+            return mka_cli_usage(name, "%s: %d files at most; 'mka memory merge' makes one of several", typed, MKA_CLI_LIST);
+        options->remember[options->remembered++] = value;
         return 0;
     case FLAG_RECALL:
         return set_recall(options, name, typed, value);

@@ -23,7 +23,9 @@ enum {
     MKA_CLI_EVAL_RECALL = 512,
     MKA_CLI_EVAL_NEEDLE = 1024,
     MKA_CLI_EVAL_RULER = 2048,
-    MKA_CLI_EVAL_QA = 4096
+    MKA_CLI_EVAL_QA = 4096,
+    MKA_CLI_MEMORY_LIST = 8192,
+    MKA_CLI_MEMORY_MERGE = 16384
 };
 
 typedef enum mka_cli_color { MKA_CLI_COLOR_AUTO, MKA_CLI_COLOR_ALWAYS, MKA_CLI_COLOR_NEVER } mka_cli_color;
@@ -41,9 +43,11 @@ typedef enum mka_cli_fill { MKA_CLI_FILL_RANDOM, MKA_CLI_FILL_MODEL } mka_cli_fi
 
 /* Strings are borrowed from argv. */
 typedef struct mka_cli_options {
-    const char *model, *prompt, *file, *router, *cpu, *device, *chat_template, *system, *load_session, *save_session, *remember;
-    int tokens;  /* -n; -1: until the model ends or the context is full; MKA_CLI_UNSET: the command's default */
-    int context; /* -c; 0: the command's default */
+    const char *model, *prompt, *file, *router, *cpu, *device, *chat_template, *system, *load_session, *save_session;
+    const char *remember[MKA_CLI_LIST];
+    int remembered; /* how many of them */
+    int tokens;     /* -n; -1: until the model ends or the context is full; MKA_CLI_UNSET: the command's default */
+    int context;    /* -c; 0: the command's default */
     int threads, chunk;
     int max_tokens;               /* eval: 0 = the command's default */
     int layers, rounded, prefill; /* eval recall: show every head; activations as elsewhere; how the prompt is read, as an

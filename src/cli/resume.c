@@ -1,8 +1,9 @@
 /* resume - see resume.h. A note is numbers of 64 bits and texts, each after its length:
  *
- *   mark | base | pending | messages | past or ~0 | (role | content) of each message */
+ *   mark | base | pending | messages | past or ~0 | (role | content) of each message | first words or ~0 */
 #include "resume.h"
 
+#include <limits.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,8 +16,8 @@ int mka_cli_resume_peek(mka_cli *cli, const char *command, int *tokens) {
     mka_memory_plan plain;
     mka_error error = {0};
     *tokens = 0;
-    const char *path = o->load_session != NULL ? o->load_session : o->remember;
-    if (o->load_session != NULL && o->remember != NULL)
+    const char *path = o->load_session != NULL ? o->load_session : o->remember[0];
+    if (o->load_session != NULL && o->remembered > 0)
         return mka_cli_usage(command,
                              "--load-session and --remember exclude each other; a saved session holds what it remembers");
     if (path != NULL && o->bank_from != NULL)
@@ -25,6 +26,11 @@ int mka_cli_resume_peek(mka_cli *cli, const char *command, int *tokens) {
     if (path == NULL) return 0;
     if (mka_session_peek(path, &about, &error) != MKA_OK) return mka_cli_failure(&error, 0);
     *tokens = about.tokens;
+    for (int i = 1; i < o->remembered; i++) {
+        mka_session_file next;
+        if (mka_session_peek(o->remember[i], &next, &error) != MKA_OK) return mka_cli_failure(&error, 0);
+        *tokens = next.tokens < INT_MAX - *tokens ? *tokens + next.tokens : INT_MAX;
+    }
     mka_memory_plan_defaults(&plain);
     if (o->key_type == MKA_CLI_UNSET) o->key_type = (int)about.key_type;
     if (o->value_type == MKA_CLI_UNSET) o->value_type = (int)about.value_type;
@@ -93,6 +99,7 @@ static int read_note(const void *bytes, size_t size, mka_cli_kept *note) {
         note->messages[note->count].content = read_text(&r, &length);
         r.good &= note->messages[note->count].role != NULL && note->messages[note->count].content != NULL;
     }
+    if (r.good && r.left > 0) note->words = read_text(&r, &note->words_length); /* older notes end before them */
     return r.good ? 0 : mka_cli_error("the session's note is damaged");
 }
 
@@ -108,9 +115,55 @@ int mka_cli_resume_load(mka_cli *cli, mka_session *session, mka_cli_kept *note) 
     return status;
 }
 
-int mka_cli_resume_remember(mka_cli *cli, mka_session *session) {
+int mka_cli_resume_note(const char *path, mka_cli_kept *note) {
     mka_error error = {0};
-    return mka_session_load(session, cli->options.remember, &error) == MKA_OK ? 0 : mka_cli_failure(&error, 0);
+    void *bytes;
+    size_t size;
+    *note = (mka_cli_kept){.pending = -1};
+    if (mka_session_peek_note(path, &bytes, &size, &error) != MKA_OK) return mka_cli_failure(&error, 0);
+    int status = bytes != NULL ? read_note(bytes, size, note) : 0;
+    free(bytes);
+    return status;
+}
+
+/* 1 for a session that begins with BOS. In the middle of a text such a token draws attention that it has no use for: behind
+ * another memory predictions are better without it (bench/RESULTS.md). */
+static int begins_with_bos(const mka_model *model, const mka_session *session) {
+    mka_special special;
+    mka_model_special(model, &special);
+    return special.bos >= 0 && mka_session_length(session) > 1 && mka_session_tokens(session)[0] == special.bos;
+}
+
+int mka_cli_resume_append(mka_model *model, const char *path, mka_session *session) {
+    mka_session_file about;
+    mka_session_options options;
+    mka_session *from = NULL;
+    mka_error error = {0};
+    mka_status status = mka_session_peek(path, &about, &error);
+    if (status == MKA_OK) {
+        mka_session_defaults(&options);
+        options.context = about.tokens > 0 ? about.tokens : 1;
+        options.key_type = about.key_type;
+        options.value_type = about.value_type;
+        options.memory = about.tiered ? MKA_MEMORY_TIERED : MKA_MEMORY_DENSE;
+        options.plan = about.plan;
+        status = mka_session_create(model, &options, &from, &error);
+    }
+    if (status == MKA_OK) status = mka_session_load(from, path, &error);
+    if (status == MKA_OK) status = mka_session_append(session, from, begins_with_bos(model, from), &error);
+    mka_session_destroy(from);
+    return status == MKA_OK ? 0 : mka_cli_failure(&error, 0);
+}
+
+int mka_cli_resume_remember(mka_cli *cli, mka_model *model, mka_session *session) {
+    const mka_cli_options *o = &cli->options;
+    mka_error error = {0};
+    if (mka_session_load(session, o->remember[0], &error) != MKA_OK) return mka_cli_failure(&error, 0);
+    for (int i = 1; i < o->remembered; i++) {
+        int status = mka_cli_resume_append(model, o->remember[i], session);
+        if (status != 0) return status;
+    }
+    return 0;
 }
 
 void mka_cli_kept_free(mka_cli_kept *note) {
@@ -129,10 +182,23 @@ static unsigned char *write_text(unsigned char *at, const char *text, size_t len
     return at + length;
 }
 
-int mka_cli_resume_save(mka_cli *cli, mka_session *session, const mka_cli_kept *note) {
+/* The text of the session's first tokens, as far as there is room. */
+static size_t first_words(const mka_model *model, const mka_session *session, char *text, size_t room) {
+    const int *held = mka_session_tokens(session);
+    size_t length = 0;
+    for (int i = 0; i < mka_session_length(session) && length < room; i++) {
+        size_t bytes = held[i] < 0 ? 0 : mka_token_piece(model, held[i], 0, text + length, room - length);
+        if (bytes > room - length) break;
+        length += bytes;
+    }
+    return length;
+}
+
+int mka_cli_resume_save(const mka_model *model, mka_session *session, const char *path, const mka_cli_kept *note) {
     mka_error error = {0};
-    if (cli->options.save_session == NULL) return 0;
-    size_t size = 5 * sizeof(uint64_t) + note->past_length;
+    char words[160];
+    if (path == NULL) return 0;
+    size_t length = first_words(model, session, words, sizeof words), size = 6 * sizeof(uint64_t) + note->past_length + length;
     for (int i = 0; i < note->count; i++)
         size += 2 * sizeof(uint64_t) + strlen(note->messages[i].role) + strlen(note->messages[i].content);
     unsigned char *bytes = malloc(size), *at = bytes;
@@ -146,8 +212,9 @@ int mka_cli_resume_save(mka_cli *cli, mka_session *session, const mka_cli_kept *
         at = write_text(at, note->messages[i].role, strlen(note->messages[i].role));
         at = write_text(at, note->messages[i].content, strlen(note->messages[i].content));
     }
+    at = write_text(at, words, length);
     mka_status status = mka_session_set_note(session, bytes, size, &error);
-    if (status == MKA_OK) status = mka_session_save(session, cli->options.save_session, &error);
+    if (status == MKA_OK) status = mka_session_save(session, path, &error);
     free(bytes);
     return status == MKA_OK ? 0 : mka_cli_failure(&error, 0);
 }

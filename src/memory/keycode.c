@@ -10,10 +10,19 @@
 static const uint32_t flips[8] = {0x9e3779b9U, 0x7f4a7c15U, 0xf39cc060U, 0x5cedc834U,
                                   0x1082276bU, 0xf3a27251U, 0xf86c6a11U, 0xd0c18e95U};
 
-void mka_turn(int d, float *x) {
+static void flip(int d, float *x) {
     for (int i = 0; i < d; i++)
         if (flips[i / 32 % 8] >> i % 32 & 1) x[i] = -x[i];
+}
+
+void mka_turn(int d, float *x) {
+    flip(d, x);
     mka_hadamard(d, x);
+}
+
+void mka_turn_back(int d, float *x) {
+    mka_hadamard(d, x);
+    flip(d, x);
 }
 
 float mka_sign_factor(int d, const float *key) {

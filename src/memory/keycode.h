@@ -17,6 +17,8 @@
 
 /* Turns x [d] in place; products of turned vectors are those of the vectors. */
 void mka_turn(int d, float *x);
+/* Turns it back. */
+void mka_turn_back(int d, float *x);
 
 /* The factor of a turned, centred key [d]; 0 for a key of zeros, or one that is not finite. */
 float mka_sign_factor(int d, const float *key);

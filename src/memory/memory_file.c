@@ -145,3 +145,36 @@ mka_status mka_memory_load(mka_memory *m, const char *path, mka_error *error) {
     mka_snapshot_close(snapshot);
     return status;
 }
+
+static mka_status peek_lengths(mka_snapshot *snapshot, const char *path, mka_memory_options *o, mka_error *error) {
+    if (o->layers < 1 || o->layers > 4096)
+        return mka_fail(error, MKA_BAD_FILE, "%s: region 'memory' says %d layers", path, o->layers);
+    int32_t lengths[4096];
+    mka_status status = mka_snapshot_take(snapshot, "lengths", lengths, (size_t)o->layers * sizeof *lengths, error);
+    o->context = 1;
+    for (int i = 0; i < o->layers && !status; i++) o->context = lengths[i] > o->context ? lengths[i] : o->context;
+    return status;
+}
+
+mka_status mka_memory_peek(const char *path, mka_memory_options *options, mka_error *error) {
+    mka_snapshot *snapshot;
+    head h;
+    mka_succeed(error);
+    mka_memory_defaults(options);
+    mka_status status = mka_snapshot_open(path, "memory", &snapshot, error);
+    if (!status) status = mka_snapshot_take(snapshot, "memory", &h, sizeof h, error);
+    if (!status) {
+        options->layers = h.layers;
+        options->heads = h.heads;
+        options->kv_heads = h.kv_heads;
+        options->head_dim = h.head_dim;
+        options->local = (mka_type)h.local;
+        options->plan.sinks = h.sinks;
+        options->plan.window = h.window;
+        options->plan.key_type = (mka_type)h.key_type;
+        options->plan.value_type = (mka_type)h.value_type;
+        status = peek_lengths(snapshot, path, options, error);
+    }
+    mka_snapshot_close(snapshot);
+    return status;
+}

@@ -175,20 +175,33 @@ static mka_status open_fitting(const mka_session *s, const char *path, mka_snaps
     return status;
 }
 
-static mka_status load_note(mka_session *s, mka_snapshot *snapshot, const char *path, mka_error *error) {
+/* NULL where there is none; the caller's to free. */
+static mka_status take_note(mka_snapshot *snapshot, const char *path, void **note, size_t *size, mka_error *error) {
     uint64_t bytes = 0;
-    if (!mka_snapshot_find(snapshot, "note", &bytes)) return mka_session_set_note(s, NULL, 0, error);
+    *note = NULL;
+    *size = 0;
+    if (!mka_snapshot_find(snapshot, "note", &bytes) || bytes == 0) return MKA_OK;
     if (bytes > MOST_NOTE) return mka_fail(error, MKA_BAD_FILE, "%s: region 'note' is too large", path);
-    void *note = malloc((size_t)bytes);
-    if (!note) return mka_fail(error, MKA_NO_MEMORY, "%s: no memory for its note", path);
-    mka_status status = mka_snapshot_take(snapshot, "note", note, (size_t)bytes, error);
+    void *room = malloc((size_t)bytes);
+    if (!room) return mka_fail(error, MKA_NO_MEMORY, "%s: no memory for its note", path);
+    mka_status status = mka_snapshot_take(snapshot, "note", room, (size_t)bytes, error);
     if (status) {
-        free(note);
+        free(room);
         return status;
     }
+    *note = room;
+    *size = (size_t)bytes;
+    return MKA_OK;
+}
+
+static mka_status load_note(mka_session *s, mka_snapshot *snapshot, const char *path, mka_error *error) {
+    void *note;
+    size_t bytes;
+    mka_status status = take_note(snapshot, path, &note, &bytes, error);
+    if (status) return status;
     free(s->note);
     s->note = note;
-    s->note_bytes = (size_t)bytes;
+    s->note_bytes = bytes;
     return MKA_OK;
 }
 
@@ -251,8 +264,11 @@ mka_status mka_session_peek(const char *path, mka_session_file *about, mka_error
     mka_status status = mka_snapshot_open(path, "session", &snapshot, error);
     if (status) return status;
     status = mka_snapshot_take(snapshot, "session", &h, sizeof h, error);
+    if (!status && (h.length < 0 || h.layers < 0))
+        status = mka_fail(error, MKA_BAD_FILE, "%s: region 'session' says %d tokens of %d layers", path, h.length, h.layers);
     if (!status) {
         *about = (mka_session_file){.tokens = h.length,
+                                    .layers = h.layers,
                                     .key_type = (mka_type)h.key_type,
                                     .value_type = (mka_type)h.value_type,
                                     .tiered = h.tiered,
@@ -267,6 +283,17 @@ mka_status mka_session_peek(const char *path, mka_session_file *about, mka_error
         }
         about->bank = mka_session_bank_peek(snapshot, &about->plan, error);
     }
+    mka_snapshot_close(snapshot);
+    return status;
+}
+
+mka_status mka_session_peek_note(const char *path, void **bytes, size_t *size, mka_error *error) {
+    mka_snapshot *snapshot;
+    *bytes = NULL;
+    *size = 0;
+    mka_succeed(error);
+    mka_status status = mka_snapshot_open(path, "session", &snapshot, error);
+    if (!status) status = take_note(snapshot, path, bytes, size, error);
     mka_snapshot_close(snapshot);
     return status;
 }
