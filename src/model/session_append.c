@@ -83,8 +83,10 @@ static mka_status append_layer(mka_session *s, mka_session *from, int layer, int
 static mka_status check(const mka_session *s, const mka_session *from, int first, mka_error *error) {
     if (s == from) return mka_fail(error, MKA_BAD_ARGUMENT, "a session cannot be appended to itself");
     if (s->recurrent)
-        return mka_fail(error, MKA_UNSUPPORTED,
-                        "this model keeps a running session summary; those of two sessions cannot be made one");
+        return mka_fail(
+            error, MKA_UNSUPPORTED,
+            "this model keeps a running session summary; those of two sessions cannot be made one (its long-term bank "
+            "can be had: mka_session_remember, --bank-from)");
     if (s->model != from->model && mka_model_fingerprint(s->model) != mka_model_fingerprint(from->model))
         return mka_fail(error, MKA_BAD_ARGUMENT, "the session to be appended is another model's");
     if (first < 0 || first > from->length)
