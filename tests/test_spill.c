@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -316,6 +318,96 @@ static void bad_limits_are_named(void **data) {
     mka_memory_destroy(made(&o));
 }
 
+/* A record written to spill; 1 where it could not be kept. */
+static int keep(mka_spill_part *part, int index, mka_error *error) {
+    unsigned char *bytes = mka_spill_put(part, (size_t)index, error);
+    if (!bytes) return 1;
+    fill_record(bytes, part->bytes, 0, index, 0);
+    return mka_spill_commit(part, (size_t)index, error) != MKA_OK;
+}
+
+/* In a process of its own with a file system of 3 MiB at path: 0, or the line that did not hold; -1 where it cannot be mounted.
+ */
+static int run_on_small_disk(const char *path) {
+    enum { COUNT = 600, SIZE = 17408 };
+    static unsigned char expected[SIZE];
+    mka_spill *spill, *none;
+    mka_spill_part part;
+    mka_error error;
+    int kept = 0, full = 0;
+    if (unshare(CLONE_NEWNS | (geteuid() ? CLONE_NEWUSER : 0)) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+        mount("none", path, "tmpfs", 0, "size=3m"))
+        return -1;
+    if (mka_spill_create(path, SIZE, 260, &spill, &error) || mka_spill_add(spill, SIZE, COUNT, &part, &error)) return __LINE__;
+    while (kept < COUNT && !(full = keep(&part, kept, &error))) kept++;
+    if (!full || kept < 100 || error.status != MKA_IO || !strstr(error.message, "No space left on device")) return __LINE__;
+    if (!keep(&part, kept, &error) || error.status != MKA_IO) return __LINE__; /* still */
+    for (int i = 0; i < kept; i++) {
+        const unsigned char *bytes = mka_spill_get(&part, (size_t)i, &error);
+        fill_record(expected, SIZE, 0, i, 0);
+        if (!bytes || memcmp(bytes, expected, SIZE)) return __LINE__;
+        mka_spill_release(&part, (size_t)i);
+    }
+    mka_spill_forget(&part, 0, 120); /* two extents: there is room again */
+    for (int end = kept + 60; kept < end; kept++)
+        if (keep(&part, kept, &error)) return __LINE__;
+    if (mount("none", path, NULL, MS_REMOUNT | MS_RDONLY, NULL) == 0) return __LINE__; /* a file is open for writing there */
+    mka_spill_remove(&part);
+    mka_spill_destroy(spill);
+    if (mount("none", path, NULL, MS_REMOUNT | MS_RDONLY, NULL)) return __LINE__;
+    if (mka_spill_create(path, SIZE, 260, &none, &error) != MKA_IO || !strstr(error.message, "Read-only file system"))
+        return __LINE__;
+    return 0;
+}
+
+static void small_and_read_only_disks(void **data) {
+    (void)data;
+    const char *path = in_folder(folder, "disk");
+    int status;
+    assert_int_equal(mkdir(path, 0700), 0);
+    fflush(NULL);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        int line = run_on_small_disk(path);
+        if (line > 0) fprintf(stderr, "line %d\n", line);
+        _exit(line < 0 ? 77 : line > 0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    rmdir(path);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
+        print_message("skipped: this process may not mount\n");
+        skip();
+    }
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+/* The folder may go while the file is in use: it has no name there. */
+static void removed_folders_do_not_matter(void **data) {
+    (void)data;
+    enum { COUNT = 700, SIZE = 4160 };
+    static unsigned char expected[SIZE];
+    const char *path = in_folder(folder, "removed");
+    mka_spill *spill;
+    mka_spill_part part;
+    mka_error error;
+    assert_int_equal(mkdir(path, 0700), 0);
+    ok(mka_spill_create(path, SIZE, 100, &spill, &error), &error);
+    ok(mka_spill_add(spill, SIZE, COUNT, &part, &error), &error);
+    assert_int_equal(rmdir(path), 0);
+    for (int i = 0; i < COUNT; i++) assert_int_equal(keep(&part, i, &error), 0);
+    for (int i = 0; i < COUNT; i++) {
+        const unsigned char *bytes = mka_spill_get(&part, (size_t)i, &error);
+        if (!bytes) fail_msg("%s", error.message);
+        fill_record(expected, SIZE, 0, i, 0);
+        assert_memory_equal(bytes, expected, SIZE);
+        mka_spill_release(&part, (size_t)i);
+    }
+    assert_true(mka_spill_bytes_read(spill) > 0);
+    mka_spill_remove(&part);
+    mka_spill_destroy(spill);
+}
+
 /* A full disk in the middle (a limit on the size of files stands for it) is said; with room again the same call goes through. */
 static void full_disks_can_be_gone_on_from(void **data) {
     (void)data;
@@ -526,6 +618,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(spilling_changes_no_answer),
         cmocka_unit_test(sessions_spill),
         cmocka_unit_test(records_come_back),
+        cmocka_unit_test(small_and_read_only_disks),
+        cmocka_unit_test(removed_folders_do_not_matter),
         cmocka_unit_test(bad_limits_are_named),
         cmocka_unit_test(full_disks_can_be_gone_on_from),
         cmocka_unit_test(sessions_survive_full_disks),

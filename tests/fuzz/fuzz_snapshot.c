@@ -1,4 +1,5 @@
-/* fuzz_snapshot - any bytes as a saved memory: loading fails with a message, or attention over what was loaded runs.
+/* fuzz_snapshot - any bytes as a saved memory: loading fails with a message, or attention over what was loaded runs. What only
+ * looks at a file, as lists do, is tried too, of memories and of sessions.
  *
  * Checksums would stop nearly every input, so each is tried twice: as it is, and with the sums set right wherever its header
  * and table have room for it, which is what a hostile writer would do.
@@ -7,7 +8,7 @@
 
 #include "format/snapshot.h"
 
-#include <mka/memory.h>
+#include <mka/session.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,12 +47,27 @@ static void use(mka_memory *m) {
     }
 }
 
+static void look(const char *path) {
+    mka_memory_options options;
+    mka_session_file about;
+    mka_error error = {MKA_OK, ""};
+    void *note;
+    size_t bytes;
+    mka_status status = mka_memory_peek(path, &options, &error);
+    if (status != error.status || (status == MKA_OK && (options.layers < 1 || options.context < 1))) abort();
+    status = mka_session_peek(path, &about, &error);
+    if (status == MKA_OK && (about.tokens < 0 || about.layers < 0)) abort();
+    if (mka_session_peek_note(path, &note, &bytes, &error) != MKA_OK && (note || bytes)) abort();
+    free(note);
+}
+
 static void try(mka_memory *m, const uint8_t *data, size_t size) {
     char path[64];
     mka_error error = {MKA_OK, ""};
     int handle = memfd_create("input", 0);
     if (handle < 0 || write(handle, data, size) != (ssize_t)size) abort();
     snprintf(path, sizeof path, "/proc/self/fd/%d", handle);
+    look(path);
     mka_status status = mka_memory_load(m, path, &error);
     close(handle);
     if (status != error.status || (status != MKA_OK) != (error.message[0] != 0)) abort();
