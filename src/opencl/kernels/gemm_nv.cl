@@ -141,14 +141,15 @@ static inline void multiply_step(const local uchar *x, const local uchar *w, flo
 }
 
 /* x: of to_halves, x_at in halves; factor: 32 where that had no norm, else 1. w_at: bytes; row_bytes: of f16 and bf16. bias_at:
- * floats, or ~0: none. flags: 1 add to y. Global size {ceil(rows / 128) * 128, ceil(n / 128)}. */
+ * floats, or ~0: none. flags: 1 add to y. Global size {ceil(n / 128) * 128, ceil(rows / 128)}: the groups that read the
+ * same weights run together. */
 kernel __attribute__((reqd_work_group_size(128, 1, 1))) void gemm(global const uchar *w, ulong w_at, int rows, int cols,
                                                                   ulong row_bytes, global const uchar *x, ulong x_at,
                                                                   float factor, global const float *constants, ulong bias_at,
                                                                   global float *y, ulong y_at, int ldy, int n, int flags) {
     local uchar x_step[2][TILE * STRIDE] __attribute__((aligned(128)));
     local uchar w_step[2][TILE * STRIDE] __attribute__((aligned(128)));
-    uint row = get_group_id(0) * TILE, token = get_group_id(1) * TILE, steps = cols / 32;
+    uint token = get_group_id(0) * TILE, row = get_group_id(1) * TILE, steps = cols / 32;
     w += w_at;
     x += x_at * 2;
     float c[4][8][4];
