@@ -526,7 +526,7 @@ static inline void merge(uint splits, global const float *parts, global const fl
             mz[s * 8 * NT + r].x = f;
         }
         for (int l = 1; l < 32; l *= 2) z += lanes_xor(z, l);
-        if (lane == 0) inverse[r] = 1 / z;
+        if (lane == 0) inverse[r] = z > 0 ? 1 / z : z; /* no key at all: zero; NaN stays */
     }
     barrier(CLK_LOCAL_MEM_FENCE);
     for (uint i = id * 4; i < PART; i += WARPS * 128) {

@@ -223,8 +223,9 @@ attend_prefill(global const float *q, ulong q_at, global const uchar *keys, ulon
         z[i] += lanes_xor(z[i], 2);
         int query = mine + g + 8 * i;
         if (query >= n) continue;
+        float inverse = z[i] > 0 ? 1 / z[i] : z[i]; /* no key at all: zero; NaN stays */
         global float *to = out + out_at + ((size_t)query * heads + head) * D + 2 * t;
 #pragma unroll
-        for (int j = 0; j < 2 * MT; j++) *(global float2 *)(to + j * 8) = (float2)(o[j][2 * i], o[j][2 * i + 1]) / z[i];
+        for (int j = 0; j < 2 * MT; j++) *(global float2 *)(to + j * 8) = (float2)(o[j][2 * i], o[j][2 * i + 1]) * inverse;
     }
 }
