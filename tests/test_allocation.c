@@ -132,14 +132,14 @@ static void routed_tiers_do_not_allocate(void **state) {
         mka_session_options o;
         float logits[256];
         mka_session_defaults(&o);
-        o.context = 4000;
+        o.context = 6000;
         o.memory = MKA_MEMORY_TIERED;
         o.plan.window = 64;
-        o.bank = 50;
+        o.bank = 70;
         assert_int_equal(mka_model_random(engine, "tiny", MKA_Q8_0, kinds[k], 1, &model, &error), MKA_OK);
         assert_int_equal(mka_session_create(model, &o, &session, &error), MKA_OK);
-        assert_int_equal(mka_session_fill(session, 3000, 1, &error), MKA_OK);
-        assert_true(mka_session_bank(session) > 32); /* enough to be scanned */
+        assert_int_equal(mka_session_fill(session, 5000, 1, &error), MKA_OK);
+        assert_true(mka_session_bank(session) == 70); /* enough to be scanned */
         long before = atomic_load(&allocations);
         for (int token = 0; token < 200; token++)
             assert_int_equal(mka_session_eval(session, &token, 1, logits, NULL, NULL, &error), MKA_OK);

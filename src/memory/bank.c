@@ -15,10 +15,10 @@ enum { EACH = MKA_SCAN_TOKENS, MOST_REMEMBERED = 1 << 30 };
 /* What one search works in; weights and rows are those of the short list. */
 typedef struct search {
     float e[EACH], mass[MKA_SCAN_MASSES];
-    float cosines[MKA_BANK_SHORT + 16], weights[MKA_BANK_FOUND];
-    const void *rows[MKA_BANK_SHORT];
+    float cosines[MKA_BANK_FEW], weights[MKA_BANK_FOUND];
+    const void *rows[MKA_BANK_FEW];
     float near[MKA_BANK_SHORT]; /* a heap: the least near entry of the list stands first */
-    int entries[MKA_BANK_SHORT], count;
+    int entries[MKA_BANK_FEW], count;
     float *x, *turned; /* [width] what is asked, less the centre, of length 1 */
     uint8_t *tables;
 } search;
@@ -270,7 +270,7 @@ static void compare(const mka_bank *b, const mka_kernels *kernels, search *s) {
     int width = b->shape.width;
     float centre = kernels->dot(width, s->x, b->centre);
     for (int i = 0; i < s->count; i++) s->rows[i] = mka_bank_row(b, s->entries[i]);
-    kernels->rows_score[MKA_F16](1, width, s->count, s->x, s->rows, 1, s->cosines, MKA_BANK_SHORT + 16);
+    kernels->rows_score[MKA_F16](1, width, s->count, s->x, s->rows, 1, s->cosines, MKA_BANK_FEW);
     for (int i = 0; i < s->count; i++) {
         float length = b->lengths[(size_t)s->entries[i] % b->slots];
         s->cosines[i] = length > 0 ? (s->cosines[i] - centre) / length : 0;
@@ -293,10 +293,10 @@ static void find_one(const mka_bank *b, const mka_kernels *kernels, search *s, i
     for (int i = 0; i < width; i++) s->x[i] = query[i] - b->centre[i];
     normalise(width, s->x);
     s->count = 0;
-    if (to - from > MKA_BANK_SHORT)
+    if (to - from > MKA_BANK_FEW)
         scan(b, kernels, s, from, to);
     else
-        for (int e = from; e < to; e++) consider(s, 0, e);
+        for (int e = from; e < to; e++) s->entries[s->count++] = e;
     compare(b, kernels, s);
     choose(s);
     mix(b, kernels, s, out);
@@ -331,7 +331,7 @@ static void find_share(void *argument, int thread, int threads) {
 uint64_t mka_bank_find_bytes(const mka_bank *b, int position) {
     int from, to = mka_bank_edge(b, position, &from), count = to - from;
     if (count <= 0) return 0;
-    if (count <= MKA_BANK_SHORT) return (uint64_t)count * b->row;
+    if (count <= MKA_BANK_FEW) return (uint64_t)count * b->row;
     return (uint64_t)count * b->scan_block / EACH + MKA_BANK_SHORT * b->row;
 }
 

@@ -2,7 +2,8 @@
  * new token reads of them.
  *
  *   put    rows of tokens -> sum of the open block -> its mean, a summary (half floats), with the signs of its code
- *   find   a token's session summary -> the SHORT summaries whose signs agree most -> exact cosines -> mean of the FOUND best
+ *   find   a token's session summary -> the SHORT summaries whose signs agree most (all, where there are but FEW: their rows are
+ * read sooner than tables are made) -> exact cosines -> mean of the FOUND best
  *
  *   entries  | remembered from earlier sessions | this session's blocks, oldest first | blocks of the window |
  *            ^ begin          the last `capacity` of these can be found               ^ edge                  ^ entries
@@ -22,7 +23,7 @@
 #include "keycode.h"
 #include "ops/ops.h"
 
-enum { MKA_BANK_FOUND = 8, MKA_BANK_SHORT = 32 };
+enum { MKA_BANK_FOUND = 8, MKA_BANK_SHORT = 32, MKA_BANK_FEW = 64 };
 
 typedef struct mka_bank_shape {
     int width;         /* <= MKA_MOST_DIM */

@@ -51,6 +51,23 @@ static float at(const float *x, int d, int i) {
     return i < d ? x[i] : 0.0F;
 }
 
+/* The sums of one nibble's 16 combinations of signs over unit, from the least of them on: all loops of 16, so that they become
+ * vectors. The constant puts a sum's nearest whole number into the low bits of a float. */
+static void fill_table(const float *y, float least, float inverse, uint8_t *table) {
+    static const float signs[4][16] = {{-1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1},
+                                       {-1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1},
+                                       {-1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1},
+                                       {-1, -1, -1, -1, -1, -1, -1, -1, 1, 1, 1, 1, 1, 1, 1, 1}};
+    float sums[16];
+    uint32_t bits[16];
+    for (int v = 0; v < 16; v++) sums[v] = signs[0][v] * y[0];
+    for (int b = 1; b < 4; b++)
+        for (int v = 0; v < 16; v++) sums[v] += signs[b][v] * y[b];
+    for (int v = 0; v < 16; v++) sums[v] = (sums[v] - least) * inverse + 0x1.8p23F;
+    memcpy(bits, sums, sizeof bits);
+    for (int v = 0; v < 16; v++) table[v] = (uint8_t)(bits[v] & 31);
+}
+
 void mka_scan_tables(int r, int i, int d, const float *x, uint8_t *tables, float *step, float *base, float *slack) {
     int lines = mka_scan_lines(d);
     float widest = 0, low = 0;
@@ -64,13 +81,12 @@ void mka_scan_tables(int r, int i, int d, const float *x, uint8_t *tables, float
     float unit = good ? 2 * widest / MKA_SCAN_MOST : 0, inverse = good ? 1 / unit : 0;
     for (int n = 0; n < 2 * lines; n++) {
         uint8_t *table = tables + ((size_t)(n / 2) * (size_t)r + (size_t)i) * 32 + (size_t)(n % 2) * 16;
-        float y[4], least = 0, sums[16];
+        float y[4], least = 0;
         for (int b = 0; b < 4; b++) y[b] = at(x, d, 4 * n + b), least -= fabsf(y[b]);
-        for (int v = 0; v < 16; v++) {
-            sums[v] = 0;
-            for (int b = 0; b < 4; b++) sums[v] += v >> b & 1 ? y[b] : -y[b];
-            table[v] = good ? (uint8_t)lrintf((sums[v] - least) * inverse) : 0;
-        }
+        if (good)
+            fill_table(y, least, inverse, table);
+        else
+            memset(table, 0, 16);
     }
     *step = unit;
     *base = isfinite(low) ? low : NAN;
