@@ -60,8 +60,7 @@ static int start_over(mka_cli *cli, chat *c) {
     mka_error error = {0};
     mka_status status = mka_session_truncate(c->session, c->base, &error);
     if (status == MKA_UNSUPPORTED && cli->options.remembered > 0) return mka_cli_resume_remember(cli, c->model, c->session);
-    if (status == MKA_OK && cli->options.bank_from != NULL)
-        status = mka_session_remember(c->session, cli->options.bank_from, &error);
+    if (status == MKA_OK && cli->options.bank_files > 0) return mka_cli_open_banks(cli, c->session);
     if (status == MKA_UNSUPPORTED) {
         c->base = 0; /* of a saved conversation: its memory cannot be had alone */
         status = mka_session_truncate(c->session, 0, &error);

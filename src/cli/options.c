@@ -31,6 +31,7 @@ typedef enum flag_kind {
     FLAG_PREFILL,
     FLAG_RECALL,
     FLAG_BANK,
+    FLAG_BANK_FROM,
     FLAG_REMEMBER,
     FLAG_NUMA,
     FLAG_LONGTERM,
@@ -182,8 +183,9 @@ static const flag flags[] = {
      "0 "
      "leaves "
      "that row zeros; auto (default): 4096 with tiered memory, else 0"},
-    {"--bank-from", NULL, "FILE", RUNS, FLAG_TEXT, AT(bank_from), 0, 0,
-     "MKA and FastMKA models: begin with the bank of a saved session; its tokens take no place in the context"},
+    {"--bank-from", NULL, "FILE", RUNS, FLAG_BANK_FROM, 0, 0, 0,
+     "MKA and FastMKA models: begin with the bank of a saved session; its tokens take no place in the context; given again, with "
+     "those of several"},
     {"--numa", NULL, "HOW", TIERED | LAYERS | WHOLE | MKA_CLI_INFO, FLAG_NUMA, AT(plan.numa), 0, 0,
      "where caches lie: auto (default: on several NUMA nodes each holds its share of the heads, and its threads read it), off, "
      "interleave, or nodes=0,2 (auto, with threads and memory on these nodes alone; one without CPUs takes long-term rows)"},
@@ -598,6 +600,10 @@ static int set_value(mka_cli_options *options, const char *name, const flag *f, 
     case FLAG_BANK:
         if (strcmp(value, "auto") != 0) return set_number(options, name, f, typed, value);
         options->bank = MKA_BANK_AUTO;
+        return 0;
+    case FLAG_BANK_FROM:
+        if (options->bank_files == MKA_CLI_LIST) return mka_cli_usage(name, "%s: %d files at most", typed, MKA_CLI_LIST);
+        options->bank_from[options->bank_files++] = value;
         return 0;
     case FLAG_REMEMBER:
         if (options->remembered == MKA_CLI_LIST)

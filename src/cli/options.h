@@ -58,8 +58,9 @@ typedef struct mka_cli_options {
     int mla;                  /* an mka_mla_form, or MKA_CLI_UNSET */
     int memory;               /* an mka_memory_mode, or MKA_CLI_UNSET */
     float level_threshold;
-    int bank;              /* MKA_BANK_AUTO, or summaries */
-    const char *bank_from; /* a saved session */
+    int bank;                            /* MKA_BANK_AUTO, or summaries */
+    const char *bank_from[MKA_CLI_LIST]; /* saved sessions */
+    int bank_files;                      /* how many of them */
     mka_memory_plan plan;
     unsigned long long nodes; /* --numa nodes=: a bit each; 0: all */
     int color;                /* an mka_cli_color */

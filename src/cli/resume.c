@@ -20,7 +20,7 @@ int mka_cli_resume_peek(mka_cli *cli, const char *command, int *tokens) {
     if (o->load_session != NULL && o->remembered > 0)
         return mka_cli_usage(command,
                              "--load-session and --remember exclude each other; a saved session holds what it remembers");
-    if (path != NULL && o->bank_from != NULL)
+    if (path != NULL && o->bank_files > 0)
         return mka_cli_usage(command,
                              "--bank-from excludes --load-session and --remember; a saved session holds a bank of its own");
     if (path == NULL) return 0;

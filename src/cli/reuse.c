@@ -179,8 +179,7 @@ int mka_cli_reuse(mka_cli *cli, const mka_engine *engine, mka_session *session, 
     mka_cli_progress progress;
     mka_machine machine;
     *reused = (mka_cli_reused){.done = 0};
-    if (cli->options.no_reuse || cli->options.bank_from != NULL || count < LEAST_TOKENS || mka_session_length(session) > 0)
-        return 0;
+    if (cli->options.no_reuse || cli->options.bank_files > 0 || count < LEAST_TOKENS || mka_session_length(session) > 0) return 0;
     mka_engine_machine(engine, &machine);
     if (!open_folder(cli, machine.level, mka_session_is_tiered(session), &f)) return 0;
     size_t whole = (count - 1) / f.chunk * f.chunk;

@@ -42,13 +42,19 @@ void mka_cli_session_options(const mka_cli *cli, int context, mka_session_option
     options->exact = cli->options.exact;
 }
 
+int mka_cli_open_banks(mka_cli *cli, mka_session *session) {
+    mka_error error = {0};
+    for (int i = 0; i < cli->options.bank_files; i++)
+        if (mka_session_remember(session, cli->options.bank_from[i], &error) != MKA_OK) return mka_cli_failure(&error, 0);
+    return 0;
+}
+
 int mka_cli_open_session(mka_cli *cli, mka_model *model, int context, mka_session **session) {
     mka_session_options options;
     mka_error error = {0};
     mka_cli_session_options(cli, context, &options);
     if (mka_session_create(model, &options, session, &error) != MKA_OK) return mka_cli_failure(&error, 1);
-    const char *from = cli->options.bank_from;
-    return from == NULL || mka_session_remember(*session, from, &error) == MKA_OK ? 0 : mka_cli_failure(&error, 0);
+    return mka_cli_open_banks(cli, *session);
 }
 
 static int read_stream(FILE *stream, const char *name, char **text, size_t *length) {

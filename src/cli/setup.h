@@ -14,6 +14,9 @@ int mka_cli_open_model(mka_cli *cli, const char *command, mka_engine *engine, in
 void mka_cli_session_options(const mka_cli *cli, int context, mka_session_options *options);
 int mka_cli_open_session(mka_cli *cli, mka_model *model, int context, mka_session **session);
 
+/* Takes the banks of --bank-from into an empty session; the above does so too. */
+int mka_cli_open_banks(mka_cli *cli, mka_session *session);
+
 /* The whole of a file ("-": standard input) as it is, plus a NUL; *text is the caller's to free. At most 1 GiB. */
 int mka_cli_read_file(const char *path, char **text, size_t *length);
 /* The text of -p or -f; with --load-session it may be missing, and is empty then. */
