@@ -17,12 +17,12 @@ static mka_status closed_row(mka_longterm *l, int head, int token, float *key, f
 
 mka_status mka_held_rows(mka_tiers *t, int first, int n, float *keys, float *values, mka_error *error) {
     const mka_local_shape *s = &t->local.shape;
-    int sinks = t->shared ? t->shared->plan.sinks : 0;
+    int sinks = t->shared ? t->shared->plan.sinks : 0, closed = sinks + t->longterm.blocks * MKA_BLOCK;
     for (int i = 0; i < n; i++)
         for (int head = 0; head < s->kv_heads; head++) {
             size_t row = (size_t)i * (size_t)s->kv_heads + (size_t)head;
             float *key = keys + row * (size_t)s->key_dim, *value = values ? values + row * (size_t)s->value_dim : NULL;
-            if (first + i >= sinks && first + i < t->forgotten) {
+            if (first + i >= sinks && first + i < closed) {
                 mka_status status = closed_row(&t->longterm, head, first + i - sinks, key, value, error);
                 if (status) return status;
                 continue;

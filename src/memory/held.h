@@ -5,8 +5,8 @@
 #include "tiers.h"
 
 /* Tokens first..first + n - 1 of those held: keys float [n][kv_heads][key_dim] as they were stored, values likewise (NULL where a
- * value is a part of its key). Read from the local tier where that still has them, else from long-term rows. MKA_IO: these could
- * not be read. */
+ * value is a part of its key). Those of closed blocks are read as these have them, whether or not the local tier still does, so
+ * that each token comes once even where a tier keeps rows in another order than tokens. MKA_IO: rows could not be read. */
 mka_status mka_held_rows(mka_tiers *tiers, int first, int n, float *keys, float *values, mka_error *error);
 
 #endif
