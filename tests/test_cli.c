@@ -38,7 +38,7 @@ static void test_usage_errors(void **state) {
         {{"generate", "-m", "x", "-p", "y", "--mla", "absorb"}, "did you mean absorbed?"},
         {{"generate", "-m", "x", "-p", "y", "--chat", "--template", "chatlm"}, "did you mean chatml?"},
         {{"generate", "-m", "x", "-p", "y", "--system", "z"}, "need --chat"},
-        {{"generate", "-m", "x", "-p", "y", "--device", "opencl"}, "not in this version"},
+        {{"generate", "-m", "x", "-p", "y", "--device", "opencl:no such device"}, "OpenCL"},
         {{"generate", "-m", "x", "-p", "y", "--device", "gpu"}, "unknown device 'gpu'"},
         {{"generate", "-m", "x", "-p", "y", "--json=1"}, "takes no value"},
         {{"generate", "-m", "x", "hello"}, "given with -p"},

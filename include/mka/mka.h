@@ -101,6 +101,10 @@ typedef struct mka_engine_options {
     uint64_t
         nodes; /* 0 (default): all NUMA nodes with CPUs. Else bit i is node i: threads, the calling one too, are bound to these
                   nodes' CPUs, and what is made from the engine may use these nodes' memory, those without CPUs included */
+    const char *device;     /* NULL (default) or "cpu": none; "opencl", "opencl:N" or "opencl:NAME" (part of a device's or its
+                               platform's name): what is made from the engine computes there (mka/device.h) */
+    uint64_t device_memory; /* bytes that may be taken there; 0: what it has */
+    int device_profile;     /* 1: the time of every command is taken, which costs some */
 } mka_engine_options;
 
 /* Fills options with the defaults, so that code which sets only what it needs keeps compiling when options are added. */
@@ -108,7 +112,8 @@ MKA_API void mka_engine_defaults(mka_engine_options *options);
 
 /* Starts the threads and chooses the kernels. options may be NULL (defaults).
  * Fails with MKA_BAD_ARGUMENT for a level that does not exist or that this CPU lacks (the message lists those it has),
- * or a thread count outside 0..1024. */
+ * a thread count outside 0..1024, or a device that is not there (likewise); MKA_UNSUPPORTED: this build has no OpenCL, or the
+ * device's driver cannot build what is needed. */
 MKA_API mka_status mka_engine_create(const mka_engine_options *options, mka_engine **engine, mka_error *error);
 MKA_API void mka_engine_destroy(mka_engine *engine);
 

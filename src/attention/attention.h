@@ -15,7 +15,7 @@
 #include "memory/tiers.h"
 #include "ops/ops.h"
 
-#define MKA_LEVELS 3
+#define MKA_LEVELS MKA_MOST_LEVELS
 
 /* Rotation: pair i of a head turns by position * inverse[i]; the result is scaled by magnitude (YaRN). */
 typedef struct mka_rope {
@@ -93,8 +93,7 @@ typedef struct mka_layer_state {
     X(summary_rows)                                                                                                              \
     X(longterm_rows)                                                                                                             \
     X(fused)                                                                                                                     \
-    X(hidden) X(lambda) X(q_latent) X(down) X(q_absorbed) X(latent_out) X(block_latent) X(block_rows) X(block_k) X(block_v)      \
-        X(run_m) X(run_z)
+    X(hidden) X(lambda) X(q_latent) X(down) X(q_absorbed) X(latent_out) X(block_latent) X(block_rows) X(block_v) X(run_m) X(run_z)
 #define MKA_SCRATCH_SIZE(name)   size_t name;
 #define MKA_SCRATCH_BUFFER(name) float *name;
 typedef struct mka_attention_sizes {
@@ -117,6 +116,7 @@ typedef struct mka_attention_pass {
     const float *cosine, *sine; /* [n][rope->pairs] */
     mka_mla_form mla;
     float level_threshold;            /* levels with less weight are left out; 0: none */
+    mka_local *expanded;              /* MLA: a block of keys and values of all heads (mka_layer_expanded) */
     const mka_attention_trace *trace; /* may be NULL */
     const float *x;                   /* [n][width] */
     float *y;                         /* [n][width] */
@@ -147,16 +147,23 @@ void mka_attention_layout(const mka_attention_sizes *sizes, mka_arena *arena, mk
 /* Raises limits to what a pass over this layer asks of the operations. */
 void mka_attention_limits(const mka_layer_config *config, struct mka_ops_limits *limits);
 
+/* Bytes of keys and values that one token takes. */
+size_t mka_layer_cache_bytes(const mka_layer_config *config, mka_type key_type, mka_type value_type);
+
 /* 1 for a layer that may have a long-term tier: it sees all tokens, and its cache is one that the tier can hold. */
 int mka_layer_tiered(const mka_layer_config *config);
 
 /* The caches and the summary of one layer, empty, for passes of so many queries; summary [width] is borrowed (NULL for variants
- * without), and so is shared, which gives layers that may have one a long-term tier (NULL: none). */
+ * without), and so is shared, which gives layers that may have one a long-term tier (NULL: none). device: where the caches are to
+ * be (NULL: in memory, as those with a long-term tier always are). */
 mka_status mka_layer_state_create(const mka_layer_config *config, mka_type key_type, mka_type value_type, int capacity,
-                                  int queries, float *summary, mka_tiers_shared *shared, mka_layer_state *state,
-                                  mka_error *error);
+                                  int queries, float *summary, mka_tiers_shared *shared, mka_device *device,
+                                  mka_layer_state *state, mka_error *error);
 void mka_layer_state_destroy(mka_layer_state *state);
-void mka_layer_state_reset(mka_layer_state *state, const mka_layer_config *config);
+void mka_layer_state_reset(mka_layer_state *state, const mka_layer_config *config, mka_ops *ops);
+
+/* Where latent attention expands one block after the other; MLA layers of one shape share it. */
+mka_local_shape mka_layer_expanded(const mka_layer_config *config);
 
 /* ---- parts that several variants share ---- */
 
@@ -173,6 +180,8 @@ void mka_turn_store_kv(const mka_attention_pass *pass, int cache);
  * (NULL, or one a query, stride floats apart): queries of weight 0 are not answered, see mka_tiers_attend. */
 void mka_attend_cache(const mka_attention_pass *pass, int cache, const float *weights, int stride, float *out);
 void mka_project_out(const mka_attention_pass *pass, const float *rows);
+/* Copies the pass's rows of width, ld apart, to where a trace wants them (NULL: it does not). */
+void mka_trace(const mka_attention_pass *pass, const float *rows, int ld, int width, float *to);
 /* Raises the sizes that the functions above use. */
 void mka_measure_grouped(const mka_layer_config *config, int n, mka_attention_sizes *sizes);
 

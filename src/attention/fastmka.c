@@ -2,32 +2,12 @@
  * and one attention. The cache holds the fused rows, is as large as plain GQA's, and old tokens are never routed again.
  *
  * The long-term level is a row of the bank (memory/bank.h), or of what mka_attention_set_longterm gave, or zeros. */
-#include <string.h>
-
 #include "attention.h"
 
 static void fastmka_measure(const mka_layer_config *c, int n, mka_attention_sizes *sizes) {
     mka_measure_grouped(c, n, sizes);
     mka_measure_router(c, n, sizes);
     mka_raise(&sizes->fused, (size_t)n, (size_t)c->width);
-}
-
-typedef struct fuse_task {
-    const mka_attention_pass *pass;
-    const float *const *rows;
-} fuse_task;
-
-static void fuse_share(void *argument, int thread, int threads) {
-    const fuse_task *t = argument;
-    const mka_layer_config *c = &t->pass->layer->config;
-    const mka_attention_scratch *s = t->pass->scratch;
-    size_t begin, end, width = (size_t)c->width;
-    mka_share((size_t)t->pass->n, 1, thread, threads, &begin, &end);
-    for (size_t i = begin; i < end; i++) {
-        const float *levels[MKA_LEVELS];
-        for (int l = 0; l < c->levels; l++) levels[l] = t->rows[l] + i * width;
-        t->pass->ops->kernels->fuse(c->levels, c->width, s->lambda + i * (size_t)c->levels, levels, s->fused + i * width);
-    }
 }
 
 /* A long-term row that the router has no use for is not looked up. */
@@ -37,14 +17,19 @@ static void level_rows(const mka_attention_pass *pass, const float *rows[MKA_LEV
     mka_level_rows(pass, levels == MKA_LEVELS ? pass->scratch->lambda + last : NULL, levels, rows);
 }
 
+/* The levels of the pass's tokens, and their sum. */
+static void fuse_rows(const mka_attention_pass *pass) {
+    const mka_layer_config *c = &pass->layer->config;
+    const float *rows[MKA_LEVELS];
+    level_rows(pass, rows);
+    pass->ops->fuse(pass->ops, pass->n, c->levels, c->width, pass->scratch->lambda, rows, pass->scratch->fused);
+}
+
 /* The row of one token: its router's second half, its levels, and their sum. */
 static void fuse_one(void *user) {
     const mka_attention_pass *pass = user;
-    const float *rows[MKA_LEVELS];
     mka_route_out(pass, 0);
-    level_rows(pass, rows);
-    fuse_task task = {pass, rows};
-    fuse_share(&task, 0, 1);
+    fuse_rows(pass);
 }
 
 /* Decoding: all of it in one run of the threads. */
@@ -59,20 +44,16 @@ static void project_one(const mka_attention_pass *pass) {
 }
 
 static void project_many(const mka_attention_pass *pass) {
-    const float *rows[MKA_LEVELS];
     mka_project_q(pass);
     mka_route(pass, 0);
-    level_rows(pass, rows);
-    fuse_task task = {pass, rows};
-    mka_pool_run(pass->ops->pool, fuse_share, &task);
+    fuse_rows(pass);
     mka_project(pass, pass->scratch->fused, 0);
 }
 
 static void fastmka_forward(const mka_attention_pass *pass) {
     const mka_attention_scratch *s = pass->scratch;
-    (pass->n == 1 ? project_one : project_many)(pass);
-    if (pass->trace && pass->trace->fused)
-        memcpy(pass->trace->fused, s->fused, (size_t)pass->n * (size_t)pass->layer->config.width * sizeof(float));
+    (pass->n == 1 && pass->ops->chain ? project_one : project_many)(pass);
+    if (pass->trace) mka_trace(pass, s->fused, pass->layer->config.width, pass->layer->config.width, pass->trace->fused);
     mka_turn_q(pass);
     mka_turn_store_kv(pass, 0);
     mka_attend_cache(pass, 0, NULL, 0, s->out);

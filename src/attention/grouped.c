@@ -84,6 +84,13 @@ void mka_project_out(const mka_attention_pass *pass, const float *rows) {
     pass->ops->chain(pass->ops, 1 + pass->after_count, steps);
 }
 
+void mka_trace(const mka_attention_pass *pass, const float *rows, int ld, int width, float *to) {
+    if (!to) return;
+    pass->ops->get(pass->ops, rows, (((size_t)pass->n - 1) * (size_t)ld + (size_t)width) * sizeof *rows);
+    for (size_t i = 0; i < (size_t)pass->n; i++)
+        memcpy(to + i * (size_t)width, rows + i * (size_t)ld, (size_t)width * sizeof *to);
+}
+
 void mka_measure_grouped(const mka_layer_config *c, int n, mka_attention_sizes *sizes) {
     mka_raise(&sizes->q, (size_t)n, (size_t)q_width(c));
     mka_raise(&sizes->k, (size_t)n, (size_t)k_width(c));
@@ -93,7 +100,7 @@ void mka_measure_grouped(const mka_layer_config *c, int n, mka_attention_sizes *
 
 static int grouped_caches(const mka_layer_config *c, mka_type key_type, mka_type value_type, int capacity,
                           mka_local_shape shapes[MKA_LEVELS]) {
-    shapes[0] = (mka_local_shape){c->kv_heads, c->head_dim, c->value_dim, 0, key_type, value_type, capacity, 0};
+    shapes[0] = (mka_local_shape){c->kv_heads, c->head_dim, c->value_dim, 0, key_type, value_type, capacity, 0, NULL};
     return 1;
 }
 

@@ -12,7 +12,8 @@
 
 struct mka_kv {
     mka_kv_options options;
-    mka_ops ops;
+    mka_pair ops;
+    mka_residents *residents; /* NULL without a device */
     mka_arena work;
     mka_placement placement;
     mka_local cache;
@@ -75,13 +76,13 @@ mka_status mka_kv_create(mka_engine *engine, const mka_kv_options *options, mka_
     *o = *options;
     if (o->queries == 0) o->queries = 512;
     mka_status status = check(o, error);
-    if (!status) status = check_memory(o, error);
+    if (!status && !engine->device) status = check_memory(o, error);
     if (status) goto fail;
     if (o->scale == 0) o->scale = 1.0F / sqrtf((float)o->key_dim);
-    mka_ops_cpu(&kv->ops, engine);
+    mka_ops_cpu(&kv->ops.host, engine);
     status = mka_placement_plan(&kv->placement, engine->topology, mka_pool_threads(engine->pool), o->numa, error);
     if (status) goto fail;
-    kv->ops.places = mka_placement_places(&kv->placement);
+    kv->ops.host.places = mka_placement_places(&kv->placement);
     struct mka_ops_limits limits = {.rows = o->queries,
                                     .cols = 1,
                                     .head_rows = o->heads / o->kv_heads,
@@ -90,12 +91,15 @@ mka_status mka_kv_create(mka_engine *engine, const mka_kv_options *options, mka_
                                     .kv_heads = o->kv_heads,
                                     .context = o->context,
                                     .shared = o->shared};
-    mka_ops_layout(&kv->ops, &limits, &kv->work);
+    mka_ops_layout(&kv->ops.host, &limits, &kv->work);
     status = mka_arena_reserve(&kv->work, error);
     if (status) goto fail;
-    mka_ops_layout(&kv->ops, &limits, &kv->work);
+    mka_ops_layout(&kv->ops.host, &limits, &kv->work);
     mka_local_shape shape = shape_of(o);
-    status = mka_local_create(&shape, &kv->cache, error);
+    shape.device = engine->device;
+    if (engine->device) status = mka_residents_create(engine->device, &kv->residents, error);
+    if (!status) status = mka_pair_open(&kv->ops, kv->residents, NULL, 0, error);
+    if (!status) status = mka_local_create(&shape, &kv->cache, error);
     if (status) goto fail;
     mka_placement_bind(&kv->placement, &(mka_tiers){.local = kv->cache});
     mka_placement_log(&kv->placement, engine);
@@ -109,6 +113,8 @@ fail:
 void mka_kv_destroy(mka_kv *kv) {
     if (!kv) return;
     mka_local_destroy(&kv->cache);
+    mka_pair_close(&kv->ops);
+    mka_residents_destroy(kv->residents);
     mka_arena_free(&kv->work);
     free(kv);
 }
@@ -119,9 +125,10 @@ mka_status mka_kv_append(mka_kv *kv, int n, const float *keys, const float *valu
     if (n < 1) return mka_fail(error, MKA_BAD_ARGUMENT, "%d tokens are too few to append", n);
     if (n > o->context - kv->length)
         return mka_fail(error, MKA_CONTEXT_FULL, "%d tokens do not fit: %d of %d are taken", n, kv->length, o->context);
-    mka_local_store(&kv->cache, &kv->ops, kv->length, n, keys, o->kv_heads * o->key_dim, values, o->kv_heads * o->value_dim);
+    mka_ops *ops = mka_pair_ops(&kv->ops);
+    mka_local_store(&kv->cache, ops, kv->length, n, keys, o->kv_heads * o->key_dim, values, o->kv_heads * o->value_dim);
     kv->length += n;
-    return MKA_OK;
+    return ops->settle(ops, error);
 }
 
 mka_status mka_kv_attend(mka_kv *kv, int length, int n, const float *queries, float *out, mka_error *error) {
@@ -132,9 +139,10 @@ mka_status mka_kv_attend(mka_kv *kv, int length, int n, const float *queries, fl
                         length, o->queries, kv->length);
     mka_attend_job job = {
         .n = n, .first = length - n, .window = o->window, .heads = o->heads, .scale = o->scale, .q = queries, .out = out};
+    mka_ops *ops = mka_pair_ops(&kv->ops);
     mka_local_job(&kv->cache, length, &job);
-    kv->ops.attend(&kv->ops, &job);
-    return MKA_OK;
+    ops->attend(ops, &job);
+    return ops->settle(ops, error);
 }
 
 /* The unit that a cache is multiplied in, at levels that have it: kernels.h says so of each type, and tiles are used where level
@@ -150,7 +158,7 @@ static mka_unit unit_of(const mka_engine *engine, const mka_kv_options *o) {
 }
 
 void mka_kv_get_info(const mka_kv *kv, mka_kv_info *info) {
-    mka_unit unit = unit_of(kv->ops.engine, &kv->options);
+    mka_unit unit = unit_of(kv->ops.host.engine, &kv->options);
     *info = (mka_kv_info){
         .length = kv->length, .token_bytes = mka_local_token_bytes(&kv->cache.shape), .decode_unit = unit, .prefill_unit = unit};
 }

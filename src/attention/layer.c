@@ -14,8 +14,11 @@ struct mka_attention {
     mka_layer layer;
     mka_layer_state state;
     mka_rope rope;
-    mka_ops ops;
+    mka_pair ops;
+    mka_residents *residents; /* NULL without a device */
+    mka_local expanded;
     mka_arena weights, work;
+    size_t mirror_from;
     mka_attention_scratch scratch;
     float *cosine, *sine, *longterm, *summary;
     mka_matrix *heads; /* MLA: k_absorb, k_up, v_up */
@@ -53,8 +56,9 @@ mka_status mka_attend(mka_engine *engine, const mka_attend_shape *s, const float
     mka_succeed(error);
     mka_status status = check_shape(s, error);
     if (status) return status;
-    mka_ops ops;
-    mka_ops_cpu(&ops, engine);
+    mka_pair ops = {.device = {.engine = NULL}};
+    mka_residents *residents = NULL;
+    mka_ops_cpu(&ops.host, engine);
     struct mka_ops_limits limits = {.rows = s->q_len,
                                     .cols = 1,
                                     .head_rows = s->heads / s->kv_heads,
@@ -64,21 +68,24 @@ mka_status mka_attend(mka_engine *engine, const mka_attend_shape *s, const float
                                     .context = s->kv_len};
     mka_arena arena = {.base = NULL};
     mka_local cache = {.keys = NULL};
-    mka_local_shape shape = {s->kv_heads, s->head_dim, s->head_dim, 0, s->type, s->type, s->kv_len, s->q_len};
+    mka_local_shape shape = {s->kv_heads, s->head_dim, s->head_dim, 0, s->type, s->type, s->kv_len, s->q_len, engine->device};
     float *rows = NULL, *tokens_q = NULL, *tokens_out = NULL;
     size_t kv = (size_t)s->kv_heads * (size_t)s->head_dim, width = (size_t)s->heads * (size_t)s->head_dim;
     for (int pass = 0; pass < 2; pass++) { /* measure, then carve */
-        mka_ops_layout(&ops, &limits, &arena);
+        mka_ops_layout(&ops.host, &limits, &arena);
         rows = mka_arena_take(&arena, 2 * kv * sizeof(float), (size_t)s->kv_len);
         tokens_q = mka_arena_take(&arena, width * sizeof(float), (size_t)s->q_len);
         tokens_out = mka_arena_take(&arena, width * sizeof(float), (size_t)s->q_len);
         if (pass == 0 && (status = mka_arena_reserve(&arena, error)) != MKA_OK) goto done;
     }
-    status = mka_local_create(&shape, &cache, error);
+    if (engine->device) status = mka_residents_create(engine->device, &residents, error);
+    if (!status) status = mka_pair_open(&ops, residents, NULL, 0, error);
+    if (!status) status = mka_local_create(&shape, &cache, error);
     if (status) goto done;
+    mka_ops *table = mka_pair_ops(&ops);
     transpose_rows(s->kv_heads, s->kv_len, s->head_dim, k, rows);
     transpose_rows(s->kv_heads, s->kv_len, s->head_dim, v, rows + kv * (size_t)s->kv_len);
-    mka_local_store(&cache, &ops, 0, s->kv_len, rows, (int)kv, rows + kv * (size_t)s->kv_len, (int)kv);
+    mka_local_store(&cache, table, 0, s->kv_len, rows, (int)kv, rows + kv * (size_t)s->kv_len, (int)kv);
     transpose_rows(s->heads, s->q_len, s->head_dim, q, tokens_q);
     mka_attend_job job = {.n = s->q_len,
                           .first = s->kv_len - s->q_len,
@@ -88,10 +95,13 @@ mka_status mka_attend(mka_engine *engine, const mka_attend_shape *s, const float
                           .q = tokens_q,
                           .out = tokens_out};
     mka_local_job(&cache, s->kv_len, &job);
-    ops.attend(&ops, &job);
+    table->attend(table, &job);
+    status = table->settle(table, error);
     transpose_rows(s->q_len, s->heads, s->head_dim, tokens_out, out);
 done:
     mka_local_destroy(&cache);
+    mka_pair_close(&ops);
+    mka_residents_destroy(residents);
     mka_arena_free(&arena);
     return status;
 }
@@ -290,7 +300,8 @@ static mka_status lay_out(mka_attention *a, mka_error *error) {
     mka_variant_get(c->variant)->measure(c, a->chunk, &sizes);
     size_t pairs = a->rope.pairs ? (size_t)a->rope.pairs : 1;
     for (int pass = 0; pass < 2; pass++) {
-        mka_ops_layout(&a->ops, &limits, &a->work);
+        mka_ops_layout(&a->ops.host, &limits, &a->work);
+        a->mirror_from = a->work.used;
         mka_attention_layout(&sizes, &a->work, &a->scratch);
         a->cosine = mka_arena_take(&a->work, (size_t)a->chunk * pairs, sizeof(float));
         a->sine = mka_arena_take(&a->work, (size_t)a->chunk * pairs, sizeof(float));
@@ -301,6 +312,17 @@ static mka_status lay_out(mka_attention *a, mka_error *error) {
         }
     }
     return MKA_OK;
+}
+
+/* What a device needs, where the engine has one, and the block of latent attention on either side. */
+static mka_status go_there(mka_attention *a, mka_device *device, mka_error *error) {
+    mka_status status = device ? mka_residents_create(device, &a->residents, error) : MKA_OK;
+    if (!status)
+        status = mka_pair_open(&a->ops, a->residents, a->work.base + a->mirror_from, a->work.size - a->mirror_from, error);
+    if (status || a->layer.config.variant != MKA_MLA) return status;
+    mka_local_shape shape = mka_layer_expanded(&a->layer.config);
+    shape.device = device;
+    return mka_local_create(&shape, &a->expanded, error);
 }
 
 mka_status mka_attention_create(mka_engine *engine, const mka_attention_options *options, const mka_tensor *tensors, int count,
@@ -316,16 +338,17 @@ mka_status mka_attention_create(mka_engine *engine, const mka_attention_options 
     a->chunk = options->chunk ? options->chunk : 512;
     a->context = options->context;
     if (a->chunk > a->context) a->chunk = a->context;
-    mka_ops_cpu(&a->ops, engine);
-    a->ops.exact = 1;
+    mka_ops_cpu(&a->ops.host, engine);
+    a->ops.host.exact = 1;
     int rotated = options->variant == MKA_MLA ? options->rope_dim : options->head_dim;
     status = mka_rope_create(options->rope_base == 0 ? 0 : rotated, (double)options->rope_base, 0, NULL, &a->rope, error);
     if (!status) status = take_weights(a, tensors, count, error);
     if (!status) status = lay_out(a, error);
+    if (!status) status = go_there(a, engine->device, error);
     int routed = options->variant == MKA_MKA || options->variant == MKA_FASTMKA;
     if (!status)
         status = mka_layer_state_create(&a->layer.config, options->key_type, options->value_type, a->context, a->chunk,
-                                        routed ? a->summary : NULL, NULL, &a->state, error);
+                                        routed ? a->summary : NULL, NULL, engine->device, &a->state, error);
     if (status) {
         mka_attention_destroy(a);
         return status;
@@ -337,6 +360,9 @@ mka_status mka_attention_create(mka_engine *engine, const mka_attention_options 
 void mka_attention_destroy(mka_attention *a) {
     if (!a) return;
     mka_layer_state_destroy(&a->state);
+    mka_local_destroy(&a->expanded);
+    mka_pair_close(&a->ops);
+    mka_residents_destroy(a->residents);
     mka_rope_destroy(&a->rope);
     mka_arena_free(&a->weights);
     mka_arena_free(&a->work);
@@ -362,8 +388,14 @@ mka_status mka_attention_set_longterm(mka_attention *a, int rows, const float *v
 }
 
 static void forward_chunk(mka_attention *a, int n, const float *x, float *y, const mka_attention_trace *trace) {
+    mka_ops *ops = mka_pair_ops(&a->ops);
+    size_t angles = (size_t)n * (size_t)a->rope.pairs * sizeof(float);
     mka_rope_fill(&a->rope, a->length, n, a->cosine, a->sine);
-    mka_attention_pass pass = {.ops = &a->ops,
+    if (angles > 0) {
+        ops->put(ops, a->cosine, angles);
+        ops->put(ops, a->sine, angles);
+    }
+    mka_attention_pass pass = {.ops = ops,
                                .layer = &a->layer,
                                .state = &a->state,
                                .scratch = &a->scratch,
@@ -373,6 +405,7 @@ static void forward_chunk(mka_attention *a, int n, const float *x, float *y, con
                                .cosine = a->cosine,
                                .sine = a->sine,
                                .mla = a->mla,
+                               .expanded = &a->expanded,
                                .trace = trace,
                                .x = x,
                                .y = y};
@@ -400,10 +433,10 @@ mka_status mka_attention_forward(mka_attention *a, int n, const float *x, float 
         forward_chunk(a, count, x + at, y + at, &part);
         done += count;
     }
-    return MKA_OK;
+    return mka_pair_ops(&a->ops)->settle(mka_pair_ops(&a->ops), error);
 }
 
 void mka_attention_reset(mka_attention *a) {
-    mka_layer_state_reset(&a->state, &a->layer.config);
+    mka_layer_state_reset(&a->state, &a->layer.config, mka_pair_ops(&a->ops));
     a->length = 0;
 }

@@ -3,8 +3,6 @@
  *
  * In a tiered session every level's cache has tiers of its own. A level whose weight is 0 (by the pass's threshold, or because
  * the router says so) is not read for that query: its keys and values are stored, and its blocks close, as always. */
-#include <string.h>
-
 #include "attention.h"
 
 static void mka_measure(const mka_layer_config *c, int n, mka_attention_sizes *sizes) {
@@ -19,33 +17,22 @@ static int mka_caches(const mka_layer_config *c, mka_type key_type, mka_type val
     return c->levels;
 }
 
-static void mix_level(const mka_attention_pass *pass, int level) {
-    const mka_layer_config *c = &pass->layer->config;
-    const mka_attention_scratch *s = pass->scratch;
-    int width = c->heads * c->value_dim;
-    for (size_t i = 0; i < (size_t)pass->n; i++) {
-        float weight = s->lambda[i * (size_t)c->levels + (size_t)level];
-        if (weight == 0) continue; /* out says nothing there */
-        pass->ops->kernels->axpy(width, weight, s->out + i * (size_t)width, s->mixed + i * (size_t)width);
-    }
-}
-
 static void mka_forward(const mka_attention_pass *pass) {
     const mka_layer_config *c = &pass->layer->config;
+    const mka_attention_scratch *s = pass->scratch;
     const float *rows[MKA_LEVELS];
     mka_project_q(pass);
     mka_route(pass, 1);
     mka_route_drop(pass, 0);
     mka_level_rows(pass, NULL, 0, rows); /* a token that does not read a level is still a part of it */
     mka_turn_q(pass);
-    memset(pass->scratch->mixed, 0, (size_t)pass->n * (size_t)c->heads * (size_t)c->value_dim * sizeof(float));
     for (int level = 0; level < c->levels; level++) {
         mka_project(pass, rows[level], 0);
         mka_turn_store_kv(pass, level);
-        mka_attend_cache(pass, level, pass->scratch->lambda + level, c->levels, pass->scratch->out);
-        mix_level(pass, level);
+        mka_attend_cache(pass, level, s->lambda + level, c->levels, s->out);
+        pass->ops->mix(pass->ops, pass->n, c->heads * c->value_dim, s->lambda + level, c->levels, s->out, level > 0, s->mixed);
     }
-    mka_project_out(pass, pass->scratch->mixed);
+    mka_project_out(pass, s->mixed);
 }
 
 const mka_variant_table mka_mka_table = {"mka", 1, mka_caches, mka_measure, mka_forward};

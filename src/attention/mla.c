@@ -6,9 +6,6 @@
  *
  * A cached row is [c | k_rope], and its value is c: nothing is stored twice.
  */
-#include <math.h>
-#include <string.h>
-
 #include "attention.h"
 
 #define EXPAND 128 /* tokens whose keys and values are expanded at once */
@@ -20,7 +17,7 @@ static int row_width(const mka_layer_config *c) {
 static int mla_caches(const mka_layer_config *c, mka_type key_type, mka_type value_type, int capacity,
                       mka_local_shape shapes[MKA_LEVELS]) {
     (void)value_type; /* the value is a part of the key's row */
-    shapes[0] = (mka_local_shape){1, row_width(c), c->latent_dim, 1, key_type, key_type, capacity, 0};
+    shapes[0] = (mka_local_shape){1, row_width(c), c->latent_dim, 1, key_type, key_type, capacity, 0, NULL};
     return 1;
 }
 
@@ -34,7 +31,6 @@ static void mla_measure(const mka_layer_config *c, int n, mka_attention_sizes *s
     mka_raise(&sizes->latent_out, rows, heads * (size_t)c->latent_dim);
     mka_raise(&sizes->block_latent, block, (size_t)row_width(c));
     mka_raise(&sizes->block_rows, block, heads * (size_t)c->head_dim);
-    mka_raise(&sizes->block_k, block, heads * (size_t)c->head_dim);
     mka_raise(&sizes->block_v, block, heads * (size_t)c->value_dim);
     mka_raise(&sizes->run_m, rows, heads);
     mka_raise(&sizes->run_z, rows, heads);
@@ -71,10 +67,7 @@ static void store_latents(const mka_attention_pass *pass) {
     pass->ops->rope(pass->ops, pass->n, 1, pass->rope->pairs, pass->rope->neighbours, down + c->latent_dim, width, c->rope_dim,
                     pass->cosine, pass->sine);
     mka_local_store(&pass->state->cache[0].local, pass->ops, pass->first, pass->n, down, width, NULL, 0);
-    if (pass->trace && pass->trace->latent)
-        for (int i = 0; i < pass->n; i++)
-            memcpy(pass->trace->latent + (size_t)i * c->latent_dim, down + (size_t)i * width,
-                   (size_t)c->latent_dim * sizeof(float));
+    if (pass->trace) mka_trace(pass, down, width, c->latent_dim, pass->trace->latent);
 }
 
 /* One product a head, in as many calls as the list is long. */
@@ -98,9 +91,8 @@ static void attend_absorbed(const mka_attention_pass *pass) {
     const mka_attention_scratch *s = pass->scratch;
     int width = row_width(c), q_width = c->heads * c->head_dim;
     multiply_heads(pass, pass->n, w->k_absorb, s->q, c->head_dim, q_width, s->q_absorbed, width, c->heads * width);
-    for (size_t i = 0; i < (size_t)pass->n * (size_t)c->heads; i++)
-        memcpy(s->q_absorbed + i * (size_t)width + c->latent_dim, s->q + i * (size_t)c->head_dim + c->nope_dim,
-               (size_t)c->rope_dim * sizeof(float));
+    pass->ops->copy(pass->ops, pass->n * c->heads, c->rope_dim, s->q + c->nope_dim, c->head_dim, s->q_absorbed + c->latent_dim,
+                    width);
     mka_attend_job job = {
         .n = pass->n, .first = pass->first, .heads = c->heads, .scale = c->scale, .q = s->q_absorbed, .out = s->latent_out};
     mka_local_job(&pass->state->cache[0].local, pass->first + pass->n, &job);
@@ -109,54 +101,52 @@ static void attend_absorbed(const mka_attention_pass *pass) {
                    c->heads * c->value_dim);
 }
 
-/* Keys and values of count cached tokens, as F32 tiles: those of a head's values are plain rows, keys are put one by one. */
+mka_local_shape mka_layer_expanded(const mka_layer_config *c) {
+    return (mka_local_shape){.kv_heads = c->heads,
+                             .key_dim = c->head_dim,
+                             .value_dim = c->value_dim,
+                             .key_type = MKA_F32,
+                             .value_type = MKA_F32,
+                             .capacity = EXPAND,
+                             .queries = 1};
+}
+
+/* Keys and values of count cached tokens, of all heads, into pass->expanded. */
 static void expand_block(const mka_attention_pass *pass, int from, int count) {
     const mka_layer_config *c = &pass->layer->config;
     const mka_attention_scratch *s = pass->scratch;
-    int width = row_width(c), keys = c->heads * c->head_dim;
-    size_t tile = mka_key_tile_bytes(MKA_F32, c->head_dim);
-    for (int i = 0; i < count; i++) mka_local_key(&pass->state->cache[0].local, 0, from + i, s->block_latent + (size_t)i * width);
+    mka_ops *ops = pass->ops;
+    int width = row_width(c), keys = c->heads * c->head_dim, values = c->heads * c->value_dim;
+    mka_local_keys(&pass->state->cache[0].local, ops, 0, from, count, s->block_latent, width);
     multiply_heads(pass, count, pass->layer->weights.k_up, s->block_latent, 0, width, s->block_rows, c->head_dim, keys);
-    multiply_heads(pass, count, pass->layer->weights.v_up, s->block_latent, 0, width, s->block_v, EXPAND * c->value_dim,
-                   c->value_dim);
+    multiply_heads(pass, count, pass->layer->weights.v_up, s->block_latent, 0, width, s->block_v, c->value_dim, values);
     for (int h = 0; h < c->heads; h++)
-        for (int i = 0; i < count; i++) {
-            float *row = s->block_rows + (size_t)i * keys + (size_t)h * c->head_dim;
-            memcpy(row + c->nope_dim, s->block_latent + (size_t)i * width + c->latent_dim, (size_t)c->rope_dim * sizeof(float));
-            size_t index = ((size_t)h * EXPAND + (size_t)i) / MKA_TILE;
-            mka_put_key(MKA_F32, NULL, c->head_dim, row, (unsigned char *)s->block_k + index * tile, i % MKA_TILE);
-        }
+        ops->copy(ops, count, c->rope_dim, s->block_latent + c->latent_dim, width, s->block_rows + h * c->head_dim + c->nope_dim,
+                  keys);
+    mka_local_store(pass->expanded, ops, 0, count, s->block_rows, keys, s->block_v, values);
 }
 
 static void attend_expanded(const mka_attention_pass *pass) {
     const mka_layer_config *c = &pass->layer->config;
     const mka_attention_scratch *s = pass->scratch;
-    size_t rows = (size_t)pass->n * (size_t)c->heads;
-    for (size_t i = 0; i < rows; i++) s->run_m[i] = -INFINITY, s->run_z[i] = 0.0F;
-    memset(s->out, 0, rows * (size_t)c->value_dim * sizeof(float));
+    mka_ops *ops = pass->ops;
     mka_attend_job job = {.n = pass->n,
                           .first = pass->first,
                           .heads = c->heads,
-                          .kv_heads = c->heads,
-                          .key_dim = c->head_dim,
-                          .value_dim = c->value_dim,
                           .scale = c->scale,
                           .q = s->q,
                           .out = s->out,
                           .m = s->run_m,
-                          .z = s->run_z,
-                          .keys = (const unsigned char *)s->block_k,
-                          .values = (const unsigned char *)s->block_v,
-                          .key_type = MKA_F32,
-                          .value_type = MKA_F32,
-                          .head_tiles = EXPAND / MKA_TILE};
+                          .z = s->run_z};
+    mka_local_job(pass->expanded, 0, &job);
+    ops->attend_start(ops, &job);
     for (int from = 0; from < pass->first + pass->n; from += EXPAND) {
         job.key_first = from;
         job.key_count = pass->first + pass->n - from < EXPAND ? pass->first + pass->n - from : EXPAND;
         expand_block(pass, from, job.key_count);
-        pass->ops->attend(pass->ops, &job);
+        ops->attend(ops, &job);
     }
-    pass->ops->attend_finish(pass->ops, &job);
+    ops->attend_finish(ops, &job);
 }
 
 /* Expanding costs latent * (nope + v) a key and head once; each query then saves the difference of the two inner loops. */

@@ -26,16 +26,15 @@ void mka_route_out(const mka_attention_pass *pass, int gelu) {
     const mka_layer_config *c = &pass->layer->config;
     const mka_layer_weights *w = &pass->layer->weights;
     const mka_attention_scratch *s = pass->scratch;
-    const mka_kernels *kernels = pass->ops->kernels;
-    (gelu ? kernels->gelu : kernels->silu)(pass->n * c->router_hidden, s->hidden);
+    mka_ops *ops = pass->ops;
+    ops->act(ops, pass->n, c->router_hidden, gelu, s->hidden);
     mka_product out = {&w->router_out, w->router_out_bias, s->hidden, c->router_hidden, s->lambda, c->levels};
     if (pass->n == 1)
-        pass->ops->alone(pass->ops, 1, &out);
+        ops->alone(ops, 1, &out);
     else
-        pass->ops->multiply(pass->ops, pass->n, 1, &out);
-    for (int i = 0; i < pass->n; i++) kernels->softmax(c->levels, s->lambda + (size_t)i * (size_t)c->levels);
-    if (pass->trace && pass->trace->router)
-        memcpy(pass->trace->router, s->lambda, (size_t)pass->n * (size_t)c->levels * sizeof(float));
+        ops->multiply(ops, pass->n, 1, &out);
+    ops->softmax(ops, pass->n, c->levels, s->lambda);
+    if (pass->trace) mka_trace(pass, s->lambda, c->levels, c->levels, pass->trace->router);
 }
 
 void mka_route(const mka_attention_pass *pass, int gelu) {
@@ -46,7 +45,9 @@ void mka_route(const mka_attention_pass *pass, int gelu) {
 
 void mka_route_drop(const mka_attention_pass *pass, int first) {
     int levels = pass->layer->config.levels;
+    size_t bytes = (size_t)pass->n * (size_t)levels * sizeof(float);
     if (pass->level_threshold <= 0) return;
+    pass->ops->get(pass->ops, pass->scratch->lambda, bytes);
     for (int i = 0; i < pass->n; i++) {
         float *lambda = pass->scratch->lambda + (size_t)i * (size_t)levels, kept = 0;
         int dropped = 0;
@@ -56,41 +57,46 @@ void mka_route_drop(const mka_attention_pass *pass, int first) {
         }
         for (int l = 0; dropped && l < levels; l++) lambda[l] /= kept;
     }
+    pass->ops->put(pass->ops, pass->scratch->lambda, bytes);
 }
 
 /* The session summary after every token; the state carries on, so that chunks of any size agree. */
 static void summary_rows(const mka_attention_pass *pass, float *rows) {
     const mka_layer_config *c = &pass->layer->config;
-    size_t width = (size_t)c->width;
-    for (size_t i = 0; i < (size_t)pass->n; i++) {
-        pass->ops->kernels->ema(c->width, c->ema_beta, pass->x + i * width, pass->state->summary);
-        memcpy(rows + i * width, pass->state->summary, width * sizeof(float));
-    }
-    if (pass->trace && pass->trace->session_state)
-        memcpy(pass->trace->session_state, pass->state->summary, width * sizeof(float));
+    float *state = pass->state->summary;
+    pass->ops->summarise(pass->ops, pass->n, c->width, c->ema_beta, pass->x, state, rows);
+    if (!pass->trace || !pass->trace->session_state) return;
+    pass->ops->get(pass->ops, state, (size_t)c->width * sizeof *state);
+    memcpy(pass->trace->session_state, state, (size_t)c->width * sizeof *state);
 }
 
 /* The token at absolute position p reads long-term row min(p, rows - 1); zeros when there is no long-term memory. */
 static void longterm_rows(const mka_attention_pass *pass, float *rows) {
-    size_t width = (size_t)pass->layer->config.width;
     const mka_layer_state *state = pass->state;
+    mka_ops *ops = pass->ops;
+    int width = pass->layer->config.width, left = state->longterm_rows - pass->first, own = left < pass->n ? left : pass->n;
+    if (own < 0) own = 0;
     if (state->longterm_rows == 0) {
-        memset(rows, 0, (size_t)pass->n * width * sizeof(float));
+        ops->copy(ops, pass->n, width, NULL, 0, rows, width);
         return;
     }
-    for (int i = 0; i < pass->n; i++) {
-        int row = pass->first + i < state->longterm_rows ? pass->first + i : state->longterm_rows - 1;
-        memcpy(rows + (size_t)i * width, state->longterm + (size_t)row * width, width * sizeof(float));
-    }
+    const float *last = state->longterm + (size_t)(state->longterm_rows - 1) * (size_t)width;
+    if (own > 0) ops->copy(ops, own, width, state->longterm + (size_t)pass->first * (size_t)width, width, rows, width);
+    if (own < pass->n) ops->copy(ops, pass->n - own, width, last, 0, rows + (size_t)own * (size_t)width, width);
 }
 
 static void bank_rows(const mka_attention_pass *pass, const float *weights, int stride, float *rows) {
     const mka_attention_scratch *s = pass->scratch;
     mka_bank *bank = &pass->state->bank;
     mka_tiers_shared *shared = pass->state->cache[0].shared;
+    size_t bytes_of_rows = (size_t)pass->n * (size_t)pass->layer->config.width * sizeof(float);
+    pass->ops->get(pass->ops, pass->x, bytes_of_rows);
+    pass->ops->get(pass->ops, s->summary_rows, bytes_of_rows);
+    if (weights) pass->ops->get(pass->ops, weights, (((size_t)pass->n - 1) * (size_t)stride + 1) * sizeof *weights);
     mka_bank_put(bank, pass->ops->kernels, pass->n, pass->x);
     uint64_t bytes = mka_bank_find(bank, pass->state->bank_work, pass->ops, pass->first, pass->n, s->summary_rows, weights,
                                    stride, pass->n == 1, rows);
+    pass->ops->put(pass->ops, rows, bytes_of_rows);
     pass->ops->cache_bytes += bytes;
     if (!shared) return;
     shared->used.bank_bytes += bytes;

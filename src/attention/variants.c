@@ -40,6 +40,14 @@ void mka_attention_limits(const mka_layer_config *c, struct mka_ops_limits *limi
     raise(&limits->kv_heads, mla ? 1 : c->kv_heads); /* expanded blocks are too short to be split */
 }
 
+size_t mka_layer_cache_bytes(const mka_layer_config *config, mka_type key_type, mka_type value_type) {
+    mka_local_shape shapes[MKA_LEVELS];
+    size_t bytes = 0;
+    int count = mka_variant_get(config->variant)->caches(config, key_type, value_type, 1, shapes);
+    for (int i = 0; i < count; i++) bytes += mka_local_token_bytes(&shapes[i]);
+    return bytes;
+}
+
 int mka_layer_tiered(const mka_layer_config *config) {
     mka_local_shape shapes[MKA_LEVELS];
     mka_variant_get(config->variant)->caches(config, MKA_F16, MKA_F16, 1, shapes);
@@ -47,15 +55,17 @@ int mka_layer_tiered(const mka_layer_config *config) {
 }
 
 mka_status mka_layer_state_create(const mka_layer_config *config, mka_type key_type, mka_type value_type, int capacity,
-                                  int queries, float *summary, mka_tiers_shared *shared, mka_layer_state *state,
-                                  mka_error *error) {
+                                  int queries, float *summary, mka_tiers_shared *shared, mka_device *device,
+                                  mka_layer_state *state, mka_error *error) {
     *state = (mka_layer_state){.summary = summary};
     mka_local_shape shapes[MKA_LEVELS];
     int count = mka_variant_get(config->variant)->caches(config, key_type, value_type, capacity, shapes);
     for (; state->caches < count; state->caches++) {
-        shapes[state->caches].queries = queries;
-        mka_status status = mka_tiers_create(&shapes[state->caches], mka_layer_tiered(config) ? shared : NULL,
-                                             &state->cache[state->caches], error);
+        mka_local_shape *shape = &shapes[state->caches];
+        mka_tiers_shared *tiers = mka_layer_tiered(config) ? shared : NULL;
+        shape->queries = queries;
+        shape->device = tiers ? NULL : device;
+        mka_status status = mka_tiers_create(shape, tiers, &state->cache[state->caches], error);
         if (status) {
             mka_layer_state_destroy(state);
             return status;
@@ -70,8 +80,10 @@ void mka_layer_state_destroy(mka_layer_state *state) {
     *state = (mka_layer_state){.caches = 0};
 }
 
-void mka_layer_state_reset(mka_layer_state *state, const mka_layer_config *config) {
+void mka_layer_state_reset(mka_layer_state *state, const mka_layer_config *config, mka_ops *ops) {
     for (int i = 0; i < state->caches; i++) mka_tiers_cut(&state->cache[i], 0);
     if (state->bank.scan) mka_bank_reset(&state->bank);
-    if (state->summary) memset(state->summary, 0, (size_t)config->width * sizeof(float));
+    if (!state->summary) return;
+    memset(state->summary, 0, (size_t)config->width * sizeof(float));
+    ops->put(ops, state->summary, (size_t)config->width * sizeof(float));
 }

@@ -73,6 +73,11 @@ void mka_cli_report_skip(mka_cli_report *report, const char *format, ...) {
 
 /* ---- reporting ---- */
 
+/* "cpu", or the device as it can be asked for again. */
+static const char *device_name(const mka_cli *cli) {
+    return cli->options.device != NULL ? cli->options.device : "cpu";
+}
+
 static json_t *report_json(const mka_cli *cli, const mka_cli_report *r, const mka_machine *machine) {
     json_t *tensors = json_array();
     for (int i = 0; r->cases == NULL && i < r->compared; i++) {
@@ -81,10 +86,10 @@ static json_t *report_json(const mka_cli *cli, const mka_cli_report *r, const mk
                                                  mka_cli_json_real(t->max_abs), "values", (json_int_t)t->values, "outside",
                                                  (json_int_t)t->outside, "worst_run", mka_cli_json_string(t->worst_run)));
     }
-    json_t *object =
-        json_pack("{s:o, s:s, s:s, s:s, s:b, s:o, s:o, s:i, s:i}", "file", mka_cli_json_string(r->file), "kind", r->kind,
-                  "device", "cpu", "cpu", machine->level, "passed", !r->failed, "max_abs_err", mka_cli_json_real(r->max_abs),
-                  "max_rel_err", mka_cli_json_real(r->max_rel), "compared", r->compared, "grads", 0);
+    json_t *object = json_pack("{s:o, s:s, s:s, s:s, s:b, s:o, s:o, s:i, s:i}", "file", mka_cli_json_string(r->file), "kind",
+                               r->kind, "device", device_name(cli), "cpu", machine->level, "passed", !r->failed, "max_abs_err",
+                               mka_cli_json_real(r->max_abs), "max_rel_err", mka_cli_json_real(r->max_rel), "compared",
+                               r->compared, "grads", 0);
     if (r->cases != NULL) {
         json_object_set_new(object, "model", mka_cli_json_string(cli->options.model));
         json_object_set_new(object, "exact", json_boolean(cli->options.exact));
@@ -110,8 +115,9 @@ static void print_report(mka_cli *cli, const mka_cli_report *r, const mka_machin
     if (r->message[0] != '\0') {
         mka_cli_print(cli, ": %s\n", r->message);
     } else {
-        mka_cli_print(cli, " (%s, %s): max error %.3g, relative %.3g, %d %s compared\n", r->kind, machine->level, r->max_abs,
-                      r->max_rel, r->compared, r->cases != NULL ? "cases" : "tensors");
+        mka_cli_print(cli, " (%s, %s): max error %.3g, relative %.3g, %d %s compared\n", r->kind,
+                      strcmp(device_name(cli), "cpu") == 0 ? machine->level : device_name(cli), r->max_abs, r->max_rel,
+                      r->compared, r->cases != NULL ? "cases" : "tensors");
     }
     int all = cli->options.verbose > 0;
     for (int i = 0; r->cases == NULL && i < r->compared; i++) {

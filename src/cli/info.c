@@ -3,9 +3,50 @@
 #include "numa.h"
 #include "setup.h"
 
+#include <mka/device.h>
 #include <mka/file.h>
 #include <stdlib.h>
 #include <string.h>
+
+enum { MOST_DEVICES = 32 };
+
+static int list_devices(mka_device_info list[MOST_DEVICES]) {
+    int count = 0;
+    if (mka_devices(list, MOST_DEVICES, &count, NULL) != MKA_OK) return 0;
+    return count < MOST_DEVICES ? count : MOST_DEVICES;
+}
+
+/* Names that --device takes, and what is known of those beside the CPU. */
+static void devices_json(json_t *out) {
+    mka_device_info list[MOST_DEVICES];
+    json_t *names = json_pack("[s]", "cpu"), *details = json_array();
+    int count = list_devices(list);
+    for (int i = 0; i < count; i++) {
+        const mka_device_info *d = &list[i];
+        char name[24];
+        snprintf(name, sizeof name, "opencl:%d", d->index);
+        json_array_append_new(names, json_string(name));
+        json_array_append_new(details,
+                              json_pack("{s:s, s:o, s:o, s:o, s:o, s:b, s:i, s:i, s:I, s:I, s:b, s:i}", "device", name, "name",
+                                        mka_cli_json_string(d->name), "platform", mka_cli_json_string(d->platform), "version",
+                                        mka_cli_json_string(d->version), "driver", mka_cli_json_string(d->driver), "gpu", d->gpu,
+                                        "units", d->units, "clock_mhz", d->clock, "memory_bytes", (json_int_t)d->memory,
+                                        "largest_bytes", (json_int_t)d->largest, "fp16", d->fp16, "subgroup", d->subgroup));
+    }
+    json_object_set_new(out, "devices", names);
+    json_object_set_new(out, "opencl", details);
+}
+
+static void print_devices(mka_cli *cli) {
+    mka_device_info list[MOST_DEVICES];
+    char memory[32];
+    int count = list_devices(list);
+    mka_cli_print(cli, "  devices       cpu\n");
+    for (int i = 0; i < count; i++)
+        mka_cli_print(cli, "                opencl:%d  %s (%s, %s), %d units, %s%s\n", list[i].index, list[i].name,
+                      list[i].platform, list[i].version, list[i].units, mka_cli_size(list[i].memory, memory),
+                      list[i].fp16 ? ", fp16" : "");
+}
 
 static void machine_json(json_t *out, const mka_machine *m) {
     json_t *levels = json_array();
@@ -22,7 +63,7 @@ static void machine_json(json_t *out, const mka_machine *m) {
         out, "caches", json_pack("{s:I, s:I, s:I}", "l1d", (json_int_t)m->l1d, "l2", (json_int_t)m->l2, "l3", (json_int_t)m->l3));
     json_object_set_new(out, "memory_bytes", json_integer((json_int_t)m->memory));
     json_object_set_new(out, "memory_free_bytes", json_integer((json_int_t)m->memory_free));
-    json_object_set_new(out, "devices", json_pack("[s]", "cpu"));
+    devices_json(out);
 }
 
 static void model_json(json_t *out, const mka_cli *cli, const mka_model *model) {
@@ -75,7 +116,8 @@ static void print_machine(mka_cli *cli, const mka_machine *m) {
     mka_cli_print(cli, "  memory        %s, %s free\n  cpu levels   ", mka_cli_size(m->memory, a),
                   mka_cli_size(m->memory_free, b));
     for (int i = 0; i < m->level_count; i++) mka_cli_print(cli, " %s", m->levels[i]);
-    mka_cli_print(cli, " (using %s)\n  threads       %d\n  devices       cpu\n", m->level, m->threads);
+    mka_cli_print(cli, " (using %s)\n  threads       %d\n", m->level, m->threads);
+    print_devices(cli);
 }
 
 /* What --numa makes of this machine's nodes. */

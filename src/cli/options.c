@@ -216,7 +216,12 @@ static const flag flags[] = {
     {"-t", "--threads", "N", SINGLE, FLAG_INT, AT(threads), 1, 1024, "threads (default: MKA_THREADS, else one a physical core)"},
     {"--cpu", NULL, "LEVEL", ALL, FLAG_TEXT, AT(cpu), 0, 0,
      "kernel level, see cpu_levels of 'mka info' (default: MKA_CPU, else the best)"},
-    {"--device", NULL, "DEVICE", ALL, FLAG_DEVICE, AT(device), 0, 0, "where to compute: cpu (the only one in this version)"},
+    {"--device", NULL, "DEVICE", ALL, FLAG_DEVICE, AT(device), 0, 0,
+     "where to compute: cpu (default), opencl (the first GPU, else the first device), opencl:N or opencl:NAME, part of a "
+     "device's or "
+     "its platform's name; see devices of 'mka info'"},
+    {"--device-memory", NULL, "BYTES", ALL, FLAG_BYTES, AT(device_memory), 1, 1e18,
+     "bytes that may be taken on the device, such as 8G; layers that do not fit run on the CPU (default: what it has)"},
     {"--color", NULL, "WHEN", MKA_CLI_CHAT | MKA_CLI_GENERATE | MKA_CLI_CHECK | MKA_CLI_EVAL_NEEDLE, FLAG_COLOR, AT(color), 0, 0,
      "auto (default), always or never"},
     {"--json", NULL, NULL, ALL | LISTS, FLAG_SET, AT(json), 0, 0, "one JSON object a line on standard output"},
@@ -577,9 +582,11 @@ static int set_device(mka_cli_options *options, const char *name, const char *va
         return 0;
     }
     if (strcmp(value, "opencl") == 0 || strncmp(value, "opencl:", 7) == 0) {
-        return mka_cli_usage(name, "--device %s: OpenCL is not in this version; the only device is cpu", value);
+        options->device = value;
+        return 0;
     }
-    return mka_cli_usage(name, "--device: unknown device '%s'; the only device of this version is cpu", value);
+    return mka_cli_usage(name, "--device: unknown device '%s'; cpu, opencl, opencl:N and opencl:NAME are known (see mka info)",
+                         value);
 }
 
 static int set_value(mka_cli_options *options, const char *name, const flag *f, const char *typed, const char *value) {

@@ -2,6 +2,8 @@
  * the ids. Both only keep files apart: what is in them is checked. The oldest files go when the folder grows beyond its limit. */
 #include "reuse.h"
 
+#include <mka/device.h>
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -178,8 +180,10 @@ int mka_cli_reuse(mka_cli *cli, const mka_engine *engine, mka_session *session, 
     mka_error error = {0};
     mka_cli_progress progress;
     mka_machine machine;
+    mka_device_info device;
     *reused = (mka_cli_reused){.done = 0};
     if (cli->options.no_reuse || cli->options.bank_files > 0 || count < LEAST_TOKENS || mka_session_length(session) > 0) return 0;
+    if (mka_engine_get_device(engine, &device)) return 0; /* sessions there cannot be saved yet */
     mka_engine_machine(engine, &machine);
     if (!open_folder(cli, machine.level, mka_session_is_tiered(session), &f)) return 0;
     size_t whole = (count - 1) / f.chunk * f.chunk;

@@ -40,7 +40,30 @@ size_t mka_local_bytes(const mka_local_shape *shape) {
     return mka_size_add(bytes, near_bytes(shape, &near), &bytes) ? bytes : 0;
 }
 
+static mka_device_cache_shape shape_there(const mka_local_shape *s) {
+    return (mka_device_cache_shape){.kv_heads = s->kv_heads,
+                                    .key_dim = s->key_dim,
+                                    .value_dim = s->value_dim,
+                                    .shared = s->shared,
+                                    .key_type = s->key_type,
+                                    .value_type = s->value_type,
+                                    .capacity = s->capacity,
+                                    .queries = s->queries};
+}
+
+uint64_t mka_local_bytes_there(const mka_local_shape *shape) {
+    mka_device_cache_shape there = shape_there(shape);
+    return mka_device_cache_bytes(&there);
+}
+
+static mka_status create_there(const mka_local_shape *s, mka_local *local, mka_error *error) {
+    mka_device_cache_shape there = shape_there(s);
+    *local = (mka_local){.shape = *s, .bytes = (size_t)mka_device_cache_bytes(&there)};
+    return mka_device_cache_create(s->device, &there, &local->device, error);
+}
+
 mka_status mka_local_create(const mka_local_shape *shape, mka_local *local, mka_error *error) {
+    if (shape->device) return create_there(shape, local, error);
     *local = (mka_local){.shape = *shape, .tiles = tile_count(shape), .bytes = mka_local_bytes(shape)};
     tile_bytes(shape, &local->key_tile, &local->value_tile);
     if (shape->key_dim > MKA_MOST_DIM || shape->value_dim > MKA_MOST_DIM) {
@@ -63,6 +86,7 @@ mka_status mka_local_create(const mka_local_shape *shape, mka_local *local, mka_
 }
 
 void mka_local_destroy(mka_local *local) {
+    mka_device_cache_destroy(local->device);
     if (local->keys) mka_pages_unmap(local->keys, local->bytes);
     *local = (mka_local){.keys = NULL};
 }
@@ -120,6 +144,15 @@ static void store_share(void *argument, int thread, int threads) {
 
 void mka_local_store(mka_local *local, mka_ops *ops, int first, int n, const float *keys, int key_ld, const float *values,
                      int value_ld) {
+    if (local->device) {
+        ops->append(ops, local->device, first, n, keys, key_ld, values, value_ld);
+        return;
+    }
+    const mka_local_shape *shape = &local->shape;
+    size_t key_row = (size_t)shape->kv_heads * (size_t)shape->key_dim,
+           value_row = (size_t)shape->kv_heads * (size_t)shape->value_dim;
+    ops->get(ops, keys, (((size_t)n - 1) * (size_t)key_ld + key_row) * sizeof *keys);
+    if (!shape->shared) ops->get(ops, values, (((size_t)n - 1) * (size_t)value_ld + value_row) * sizeof *values);
     mka_near_advance(&local->near, first, n);
     store_task t = {local, ops->kernels, first, n, key_ld, value_ld, keys, values};
     if (n < 8)
@@ -128,7 +161,20 @@ void mka_local_store(mka_local *local, mka_ops *ops, int first, int n, const flo
         mka_pool_run(ops->pool, store_share, &t);
 }
 
+void mka_local_keys(const mka_local *local, mka_ops *ops, int head, int first, int count, float *out, int ld) {
+    if (local->device) {
+        ops->keys(ops, local->device, head, first, count, out, ld);
+        return;
+    }
+    for (int i = 0; i < count; i++) mka_local_key(local, head, first + i, out + (size_t)i * (size_t)ld);
+    ops->put(ops, out, (((size_t)count - 1) * (size_t)ld + (size_t)local->shape.key_dim) * sizeof *out);
+}
+
 void mka_local_truncate(mka_local *local, int length) {
+    if (local->device) {
+        mka_device_cache_truncate(local->device, length);
+        return;
+    }
     const mka_local_shape *shape = &local->shape;
     size_t kept = ((size_t)length + MKA_TILE - 1) / MKA_TILE, gone = local->tiles - kept;
     for (int head = 0; head < shape->kv_heads; head++) {
@@ -167,6 +213,7 @@ void mka_local_job(const mka_local *local, int count, mka_attend_job *job) {
     job->kv_heads = local->shape.kv_heads;
     job->key_dim = local->shape.key_dim;
     job->value_dim = local->shape.value_dim;
+    job->device = local->device;
     job->keys = local->keys;
     job->values = local->values;
     job->key_type = local->shape.key_type;

@@ -6,6 +6,8 @@
  * Keys or values in four bits have their newest tokens beside them in 16 bits (near.h); those that are shared have not.
  *
  * Room for all of capacity is reserved at once, but the system commits pages only as tokens arrive.
+ *
+ * A cache on a device is laid out by that device; the functions below that take ops work for both, the others for tiles alone.
  */
 #ifndef MKA_MEMORY_LOCAL_H
 #define MKA_MEMORY_LOCAL_H
@@ -17,8 +19,9 @@ typedef struct mka_local_shape {
     int kv_heads, key_dim, value_dim;
     int shared; /* 1: the value is the first value_dim numbers of the key's row; nothing is stored for it */
     mka_type key_type, value_type;
-    int capacity; /* tokens */
-    int queries;  /* of one pass at most */
+    int capacity;       /* tokens */
+    int queries;        /* of one pass at most */
+    mka_device *device; /* where it is to be; NULL: in memory */
 } mka_local_shape;
 
 typedef struct mka_local {
@@ -28,6 +31,7 @@ typedef struct mka_local {
     size_t bytes;                /* reserved in all */
     unsigned char *keys, *values;
     mka_near near;
+    mka_device_cache *device; /* all of it is there, and nothing of the above but shape and bytes; NULL: it is here */
 } mka_local;
 
 /* Bytes that one token takes on average (without near's room, which does not grow with tokens), and that the whole capacity
@@ -35,14 +39,20 @@ typedef struct mka_local {
 size_t mka_local_token_bytes(const mka_local_shape *shape);
 size_t mka_local_bytes(const mka_local_shape *shape);
 
-/* Reserves the pages. On failure local is all zero. */
+/* The same of a cache on a device. */
+uint64_t mka_local_bytes_there(const mka_local_shape *shape);
+
+/* Reserves the pages, or the device's memory. On failure local is all zero. */
 mka_status mka_local_create(const mka_local_shape *shape, mka_local *local, mka_error *error);
 void mka_local_destroy(mka_local *local);
 
-/* Stores n tokens at positions first.. (first + n <= capacity). keys [n][kv_heads][key_dim], values likewise (ignored when
- * shared), token rows key_ld and value_ld floats apart. */
+/* Stores n tokens at positions first.. (first + n <= capacity). A cache on a device takes the ops of that device. keys
+ * [n][kv_heads][key_dim], values likewise (ignored when shared), token rows key_ld and value_ld floats apart. */
 void mka_local_store(mka_local *local, mka_ops *ops, int first, int n, const float *keys, int key_ld, const float *values,
                      int value_ld);
+
+/* Keys of count tokens of one head, as they are stored: out [count][ld], an operand of ops. */
+void mka_local_keys(const mka_local *local, mka_ops *ops, int head, int first, int count, float *out, int ld);
 
 /* Gives the pages behind tokens length.. back to the system. Tokens before length that have left near's room stay as coded. */
 void mka_local_truncate(mka_local *local, int length);

@@ -36,7 +36,7 @@ static mka_status check(const mka_memory_options *o, mka_error *error) {
 }
 
 static mka_local_shape local_shape(const mka_memory_options *o) {
-    return (mka_local_shape){o->kv_heads, o->head_dim, o->head_dim, 0, o->local, o->local, o->context, o->queries};
+    return (mka_local_shape){o->kv_heads, o->head_dim, o->head_dim, 0, o->local, o->local, o->context, o->queries, NULL};
 }
 
 /* The limit of RAM and the spill file, once the workspace is measured. */

@@ -104,6 +104,7 @@ static int list_areas(const mka_tiers *t, area areas[MOST_AREAS]) {
     const mka_longterm *far = &t->longterm;
     size_t capacity = l->tiles * MKA_TILE, blocks = far->capacity * MKA_BLOCK;
     int heads = l->shape.kv_heads, count = 0;
+    if (l->device) return 0;
     areas[count++] = (area){l->keys, heads, 0, l->tiles, l->key_tile, MKA_TILE, capacity};
     if (!l->shape.shared) areas[count++] = (area){l->values, heads, 0, l->tiles, l->value_tile, MKA_TILE, capacity};
     if (l->near.keys) {

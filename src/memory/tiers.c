@@ -283,7 +283,21 @@ static void trim(mka_tiers *t, const mka_attend_job *job, const float *weights, 
     if (*from == *to) t->shared->used.saved_bytes += least_bytes(t, job->first + end, blocks);
 }
 
+/* A device's operands, but a cache in memory: the CPU answers. */
+static void attend_here(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, const float *weights, int stride) {
+    size_t rows = (size_t)job->n * (size_t)job->heads;
+    ops->get(ops, job->q, rows * (size_t)t->local.shape.key_dim * sizeof(float));
+    if (weights) ops->get(ops, weights, (((size_t)job->n - 1) * (size_t)stride + 1) * sizeof *weights);
+    mka_tiers_attend(t, ops->host, job, weights, stride);
+    ops->put(ops, job->out, rows * (size_t)t->local.shape.value_dim * sizeof(float));
+}
+
 void mka_tiers_attend(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, const float *weights, int stride) {
+    if (ops->host != ops && !t->local.device) {
+        attend_here(t, ops, job, weights, stride);
+        return;
+    }
+    if (t->local.device) weights = NULL;                 /* they are there, and all queries of a call go in one launch */
     for (int done = 0, end; done < job->n; done = end) { /* runs of queries whose windows begin at the same edge */
         int blocks = t->dense ? 0 : blocks_behind(t, job->first + done);
         if (blocks && !t->judged) {

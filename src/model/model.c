@@ -59,6 +59,7 @@ mka_status mka_model_load(mka_engine *engine, const char *path, const mka_model_
     int folder = stat(path, &info) == 0 && S_ISDIR(info.st_mode);
     mka_status status = (folder ? load_folder : load_file)(m, path, options->vocabulary_only, error);
     if (!status && options->router) status = mka_router_load(m, options->router, error);
+    if (!status && engine->device) status = mka_residents_create(engine->device, &m->residents, error);
     if (status) {
         mka_model_destroy(m);
         return status;
@@ -70,6 +71,7 @@ mka_status mka_model_load(mka_engine *engine, const char *path, const mka_model_
 void mka_model_destroy(mka_model *m) {
     if (!m) return;
     for (int i = 0; i < MKA_ROPES; i++) mka_rope_destroy(&m->ropes[i]);
+    mka_residents_destroy(m->residents);
     mka_tokenizer_destroy(m->tokenizer);
     mka_arena_free(&m->copies);
     free(m->blocks);
@@ -111,12 +113,8 @@ void mka_model_get_info(const mka_model *m, mka_model_info *info) {
 size_t mka_model_cache_bytes(const mka_model *m, mka_type key_type, mka_type value_type) {
     if (!mka_cache_type(key_type) || !mka_cache_type(value_type) || !m->blocks) return 0;
     size_t bytes = 0;
-    for (int i = 0; i < m->sizes.layers; i++) {
-        mka_local_shape shapes[MKA_LEVELS];
-        const mka_layer_config *c = &m->blocks[i].attention.config;
-        int count = mka_variant_get(c->variant)->caches(c, key_type, value_type, 1, shapes);
-        for (int j = 0; j < count; j++) bytes += mka_local_token_bytes(&shapes[j]);
-    }
+    for (int i = 0; i < m->sizes.layers; i++)
+        bytes += mka_layer_cache_bytes(&m->blocks[i].attention.config, key_type, value_type);
     return bytes;
 }
 

@@ -18,7 +18,7 @@ typedef struct mka_block {
 
 struct mka_model {
     mka_engine *engine;
-    mka_file *file, *router; /* mapped as long as the model lives; router may be NULL */
+    mka_file *file, *router;    /* mapped as long as the model lives; router may be NULL */
     void *image, *router_image; /* the files' bytes when they were made in memory (random.c), or NULL */
     size_t image_bytes, router_bytes;
     mka_sizes sizes;
@@ -27,7 +27,8 @@ struct mka_model {
     mka_block *blocks; /* [sizes.layers] */
     mka_matrix *heads; /* MLA: k_absorb, k_up, v_up of every layer and head */
     mka_rope ropes[MKA_ROPES];
-    mka_arena copies; /* norms, biases, derived matrices */
+    mka_residents *residents; /* what is on the engine's device; NULL without one */
+    mka_arena copies;         /* norms, biases, derived matrices */
     uint64_t parameters, weight_bytes;
     mka_type weight_type;
     mka_tokenizer *tokenizer;  /* NULL when the file has no vocabulary */

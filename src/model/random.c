@@ -354,6 +354,7 @@ mka_status mka_model_random(mka_engine *engine, const char *name, mka_type type,
     if (!status) status = mka_sizes_from_gguf(m->file, s->name, &m->sizes, error);
     if (!status) status = mka_weights_bind(m, s->name, error);
     if (!status && router) status = make_router(m, &plan, router, error);
+    if (!status && engine->device) status = mka_residents_create(engine->device, &m->residents, error);
     if (status) {
         mka_model_destroy(m);
         return status;
@@ -379,14 +380,14 @@ static void noise_share(void *argument, int thread, int threads) {
 
 /* n tokens at position first of one cache; noise has room for FILL rows of keys and values. */
 enum { FILL = 256 };
-static void fill_cache(mka_session *s, mka_tiers *cache, int first, int n, uint64_t seed, float *noise) {
+static void fill_cache(mka_session *s, mka_ops *ops, mka_tiers *cache, int first, int n, uint64_t seed, float *noise) {
     const mka_local_shape *c = &cache->local.shape;
     int key = c->kv_heads * c->key_dim, value = c->kv_heads * c->value_dim;
     for (int done = 0; done < n; done += FILL) {
         int count = n - done < FILL ? n - done : FILL;
         noise_task task = {noise, (size_t)count * (size_t)(key + value), mix(seed + (uint64_t)(first + done))};
         mka_pool_run(s->ops.pool, noise_share, &task);
-        mka_local_store(&cache->local, &s->ops, first + done, count, noise, key, noise + (size_t)count * (size_t)key, value);
+        mka_local_store(&cache->local, ops, first + done, count, noise, key, noise + (size_t)count * (size_t)key, value);
         if (cache->shared) mka_tiers_settle(cache, &s->ops, first + done + count);
     }
 }
@@ -418,8 +419,10 @@ mka_status mka_session_fill(mka_session *s, int count, uint64_t seed, mka_error 
     if (!noise) return mka_fail(error, MKA_NO_MEMORY, "no memory for random keys and values");
     for (int i = 0; i < s->model->sizes.layers; i++)
         for (int j = 0; j < s->layers[i].caches; j++)
-            fill_cache(s, &s->layers[i].cache[j], s->length, count, seed + (uint64_t)(i * MKA_LEVELS + j), noise);
-    mka_status status = mka_tiers_failure(&s->tiers, error);
+            fill_cache(s, mka_session_ops(s, i), &s->layers[i].cache[j], s->length, count, seed + (uint64_t)(i * MKA_LEVELS + j),
+                       noise);
+    mka_status status = mka_forward_settle(s, error);
+    if (!status) status = mka_tiers_failure(&s->tiers, error);
     for (int i = 0; i < s->model->sizes.layers && !status; i++)
         if (s->layers[i].bank.scan) fill_bank(s, &s->layers[i].bank, count, ~seed + (uint64_t)i, noise);
     free(noise);

@@ -64,6 +64,7 @@ void mka_session_layout(mka_session *s) {
     if (s->tiered) layout_tiers(s);
     mka_session_bank_layout(s);
     s->tokens = mka_arena_take(work, (size_t)s->options.context, sizeof(int));
+    s->mirror_from = work->used;
     s->x = mka_arena_take(work, chunk * width, sizeof(float));
     s->h = mka_arena_take(work, chunk * width, sizeof(float));
     s->y = mka_arena_take(work, chunk * width, sizeof(float));
@@ -127,6 +128,7 @@ static mka_status open_budget(mka_session *s, mka_error *error) {
         int count = mka_variant_get(c->variant)->caches(c, o->key_type, o->value_type, o->context, shapes);
         for (int j = 0; j < count; j++) {
             shapes[j].queries = o->chunk;
+            if (mka_session_cache_there(s, i)) continue;
             mka_budget_add(&budget, &shapes[j], &o->plan, s->tiered && mka_layer_tiered(c));
         }
     }
@@ -135,10 +137,19 @@ static mka_status open_budget(mka_session *s, mka_error *error) {
     return status;
 }
 
+/* Bytes of a token's keys and values in memory. */
+static uint64_t token_bytes_here(const mka_session *s) {
+    uint64_t bytes = 0;
+    for (int i = 0; i < s->model->sizes.layers; i++)
+        if (!mka_session_cache_there(s, i))
+            bytes += mka_layer_cache_bytes(&s->model->blocks[i].attention.config, s->options.key_type, s->options.value_type);
+    return bytes;
+}
+
 /* Refuses what cannot fit while it is still easy to say what would. */
 static mka_status check_memory(const mka_session *s, mka_error *error) {
     char need[MKA_SIZE_TEXT], have[MKA_SIZE_TEXT], types[64];
-    uint64_t token = mka_model_cache_bytes(s->model, s->options.key_type, s->options.value_type);
+    uint64_t token = token_bytes_here(s);
     uint64_t cache = token * (uint64_t)s->options.context, free = mka_memory_free(), ram = s->options.plan.ram;
     if (ram && ram <= free) return MKA_OK; /* it keeps within that */
     if (cache + s->work.used <= free) return MKA_OK;
@@ -159,7 +170,8 @@ static mka_status create_layers(mka_session *s, mka_error *error) {
         const mka_layer_config *c = &s->model->blocks[i].attention.config;
         float *summary = mka_variant_get(c->variant)->recurrent ? s->summaries + (size_t)i * (size_t)sizes->width : NULL;
         mka_status status = mka_layer_state_create(c, s->options.key_type, s->options.value_type, s->options.context,
-                                                   s->options.chunk, summary, s->tiered ? &s->tiers : NULL, &s->layers[i], error);
+                                                   s->options.chunk, summary, s->tiered ? &s->tiers : NULL,
+                                                   i < s->offloaded ? s->model->engine->device : NULL, &s->layers[i], error);
         if (!status) status = mka_session_bank_create(s, i, error);
         if (status) return status;
         for (int j = 0; j < s->layers[i].caches; j++) {
@@ -198,10 +210,12 @@ mka_status mka_session_create(mka_model *model, const mka_session_options *optio
                                     s->options.plan.numa, error);
     s->ops.places = mka_placement_places(&s->placement);
     if (!status) mka_session_layout(s); /* measures */
+    if (!status) status = mka_offload_plan(s, error);
     if (!status) status = check_memory(s, error);
     if (!status) status = open_budget(s, error);
     if (!status) status = mka_arena_reserve(&s->work, error);
     if (!status) mka_session_layout(s);
+    if (!status) status = mka_offload_start(s, error);
     if (!status) status = create_layers(s, error);
     if (status) {
         mka_session_destroy(s);
@@ -214,6 +228,9 @@ mka_status mka_session_create(mka_model *model, const mka_session_options *optio
 void mka_session_destroy(mka_session *s) {
     if (!s) return;
     for (int i = 0; i < s->model->sizes.layers; i++) mka_layer_state_destroy(&s->layers[i]);
+    mka_local_destroy(&s->expanded);
+    mka_local_destroy(&s->expanded_there);
+    mka_ops_device_end(&s->device_ops);
     mka_arena_free(&s->work);
     mka_watch_destroy(s->tiers.watch);
     mka_spill_destroy(s->tiers.spill);
@@ -273,7 +290,8 @@ static mka_status run_chunk(run *r, int *n, mka_error *error) {
     int between = r->progress && !s->recurrent;
     int stopped = (r->progress && r->progress(r->user, r->done, r->count)) ||
                   mka_forward(s, r->tokens + r->done, *n, between ? stop_between_layers : NULL, r);
-    mka_status status = mka_tiers_failure(&s->tiers, error);
+    mka_status status = mka_forward_settle(s, error);
+    if (!status) status = mka_tiers_failure(&s->tiers, error);
     if (status) return tiers_failed(s, status, error);
     if (stopped) {
         mka_session_take_back(s);
@@ -292,7 +310,10 @@ mka_status mka_session_eval(mka_session *s, const int *tokens, size_t count, flo
     run r = {s, tokens, count, 0, progress, user};
     int n = 0;
     while (!status && r.done < count) status = run_chunk(&r, &n, error);
-    if (!status && logits) mka_forward_logits(s, n - 1, logits);
+    if (!status && logits) {
+        mka_forward_logits(s, n - 1, logits);
+        status = mka_forward_settle(s, error);
+    }
     if (!status && progress) progress(user, count, count);
     return status;
 }
@@ -303,7 +324,8 @@ static void score_chunk(mka_session *s, int n, const int *targets, int more, int
     int known = more ? n : n - 1;
     if (known > 0) mka_forward_nll(s, known, targets, nll);
     if (more || next < 0) return;
-    memmove(s->h, s->h + (size_t)(n - 1) * width, width * sizeof(float));
+    mka_ops *ops = mka_session_last_ops(s);
+    ops->copy(ops, 1, (int)width, s->h + (size_t)(n - 1) * width, (int)width, s->h, (int)width);
     mka_forward_nll(s, 1, &next, nll + n - 1);
 }
 
@@ -319,6 +341,7 @@ mka_status mka_session_score(mka_session *s, const int *tokens, size_t count, in
         int n;
         status = run_chunk(&r, &n, error);
         if (!status) score_chunk(s, n, tokens + begin + 1, r.done < count, next, nll + begin);
+        if (!status) status = mka_forward_settle(s, error);
     }
     if (!status && progress) progress(user, count, count);
     return status;
@@ -352,7 +375,7 @@ mka_status mka_session_truncate(mka_session *s, int length, mka_error *error) {
                                 length);
     for (int i = 0; i < s->model->sizes.layers; i++) {
         if (length == 0)
-            mka_layer_state_reset(&s->layers[i], &s->model->blocks[i].attention.config);
+            mka_layer_state_reset(&s->layers[i], &s->model->blocks[i].attention.config, mka_session_ops(s, i));
         else
             for (int j = 0; j < s->layers[i].caches; j++) mka_tiers_cut(&s->layers[i].cache[j], length);
     }
@@ -362,8 +385,9 @@ mka_status mka_session_truncate(mka_session *s, int length, mka_error *error) {
 
 void mka_session_get_usage(const mka_session *s, mka_session_usage *usage) {
     uint64_t token = mka_model_cache_bytes(s->model, s->options.key_type, s->options.value_type);
-    *usage = (mka_session_usage){token * (uint64_t)s->length, s->cache_reserved, s->work.size, s->ops.weight_bytes,
-                                 s->ops.cache_bytes};
+    *usage =
+        (mka_session_usage){token * (uint64_t)s->length, s->cache_reserved, s->work.size,
+                            s->ops.weight_bytes + s->device_ops.weight_bytes, s->ops.cache_bytes + s->device_ops.cache_bytes};
 }
 
 void mka_session_get_used(const mka_session *s, mka_used *used) {

@@ -1,11 +1,15 @@
 /* session - what mka_session points to, and the forward pass over one chunk.
  *
+ * With a device, the first `offloaded` layers are computed there and the others on the CPU; what passes between two layers
+ * crosses the bus once, where the kinds meet (offload.c decides).
+ *
  * One workspace, laid out once by mka_session_layout:
  *
  *   | ops scratch | tiers | bank | token ids | x | h | y | cosines, sines | session summaries | ( attention | gate, up | score
  * tile ) |
  *
- * The three in brackets are never alive at the same time and share their place.
+ * The three in brackets are never alive at the same time and share their place. What follows the token ids is mirrored on a
+ * device.
  */
 #ifndef MKA_MODEL_SESSION_H
 #define MKA_MODEL_SESSION_H
@@ -19,12 +23,18 @@ struct mka_session {
     const mka_model *model;
     mka_session_options options;
     int length;
-    mka_ops ops;
-    int *tokens;             /* [options.context] the timeline; -1 where there are none */
-    mka_layer_state *layers; /* [model layers] */
+    mka_ops ops;              /* the CPU's */
+    mka_ops device_ops;       /* the device's, where some layer is there */
+    int offloaded;            /* layers on the device */
+    int output_there;         /* 1: the last norm and the output matrix too */
+    mka_local expanded;       /* latent attention: where a block is expanded */
+    mka_local expanded_there; /* the same on the device */
+    int *tokens;              /* [options.context] the timeline; -1 where there are none */
+    mka_layer_state *layers;  /* [model layers] */
     mka_arena work;
-    float *x, *h, *y; /* [chunk][width]: the residual stream, its normalised copy, and what is added */
-    float *gate, *up; /* [chunk][ffn] */
+    size_t mirror_from; /* byte of work from which on it is mirrored */
+    float *x, *h, *y;   /* [chunk][width]: the residual stream, its normalised copy, and what is added */
+    float *gate, *up;   /* [chunk][ffn] */
     float *cosine[MKA_ROPES], *sine[MKA_ROPES];
     float *summaries;                                  /* [layers][width], for routed layers */
     float *tile;                                       /* [chunk][MKA_SCORE_TILE] */
@@ -41,6 +51,26 @@ struct mka_session {
     int recurrent; /* 1: some layer's state cannot be cut back */
 };
 
+/* The operations of a layer, and of what follows the last one. */
+static inline mka_ops *mka_session_ops(mka_session *s, int layer) {
+    return layer < s->offloaded ? &s->device_ops : &s->ops;
+}
+static inline mka_ops *mka_session_last_ops(mka_session *s) {
+    return s->output_there ? &s->device_ops : &s->ops;
+}
+
+/* 1 for a layer whose keys and values are on the device. */
+static inline int mka_session_cache_there(const mka_session *s, int layer) {
+    return layer < s->offloaded && !(s->tiered && mka_layer_tiered(&s->model->blocks[layer].attention.config));
+}
+
+/* Decides, by the device's room, which layers go there; then copies their weights. work is laid out in between. */
+mka_status mka_offload_plan(mka_session *session, mka_error *error);
+mka_status mka_offload_start(mka_session *session, mka_error *error);
+
+/* MKA_UNSUPPORTED for a session that has keys or values on a device: what reads caches as they lie in memory cannot. */
+mka_status mka_session_check_here(const mka_session *session, mka_error *error);
+
 /* Sizes (arena measuring) or places (carving) all buffers. */
 void mka_session_layout(mka_session *session);
 
@@ -50,6 +80,9 @@ void mka_session_take_back(mka_session *session);
 /* Runs n (<= chunk) tokens through all layers, into the caches after the tokens held; session->h gets the normalised final rows.
  * Does not move session->length. stop (may be NULL) is asked between layers; nonzero leaves the pass unfinished (returns 1). */
 int mka_forward(mka_session *session, const int *tokens, int n, int (*stop)(void *user), void *user);
+
+/* Waits for a device; its failure, when there was one since the last call. */
+mka_status mka_forward_settle(mka_session *session, mka_error *error);
 
 /* logits [vocabulary] of row row of session->h. */
 void mka_forward_logits(mka_session *session, int row, float *logits);

@@ -95,7 +95,8 @@ static mka_status check(const mka_session *s, const mka_session *from, int first
     if (from->length - first > s->options.context - s->length)
         return mka_fail(error, MKA_CONTEXT_FULL, "%d tokens do not fit: %d of the context's %d are taken", from->length - first,
                         s->length, s->options.context);
-    return MKA_OK;
+    mka_status status = mka_session_check_here(from, error);
+    return status ? status : mka_session_check_here(s, error);
 }
 
 mka_status mka_session_append(mka_session *s, mka_session *from, int first, mka_error *error) {

@@ -97,8 +97,8 @@ static void add_timeline(parts *p, mka_session *s) {
 
 mka_status mka_session_save(mka_session *s, const char *path, mka_error *error) {
     parts p = {.head = head_of(s)};
-    mka_succeed(error);
-    mka_status status = make_parts(&p, error);
+    mka_status status = mka_session_check_here(s, error);
+    if (!status) status = make_parts(&p, error);
     if (!status) {
         int cache = 0;
         make_chain(s->tokens, (size_t)s->length / LINK, p.chain);
@@ -239,8 +239,8 @@ static mka_status load_content(mka_session *s, mka_snapshot *snapshot, parts *p,
 mka_status mka_session_load(mka_session *s, const char *path, mka_error *error) {
     mka_snapshot *snapshot = NULL;
     parts p = {.head = {.length = 0}};
-    mka_succeed(error);
-    mka_status status = open_fitting(s, path, &snapshot, &p.head, error);
+    mka_status status = mka_session_check_here(s, error);
+    if (!status) status = open_fitting(s, path, &snapshot, &p.head, error);
     if (!status && p.head.length > s->options.context)
         status = mka_fail(error, MKA_BAD_ARGUMENT, "%s: it holds %d tokens, but this session's context has room for %d", path,
                           p.head.length, s->options.context);

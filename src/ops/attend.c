@@ -418,6 +418,13 @@ void mka_cpu_attend(mka_ops *ops, const mka_attend_job *job) {
     mka_pool_run(ops->pool, attend_share, &p);
 }
 
+void mka_cpu_attend_start(mka_ops *ops, const mka_attend_job *job) {
+    (void)ops;
+    size_t rows = (size_t)job->n * (size_t)job->heads;
+    for (size_t i = 0; i < rows; i++) job->m[i] = -INFINITY, job->z[i] = 0.0F;
+    memset(job->out, 0, rows * (size_t)job->value_dim * sizeof *job->out);
+}
+
 void mka_cpu_attend_finish(mka_ops *ops, const mka_attend_job *job) {
     (void)ops;
     for (size_t row = 0; row < (size_t)job->n * (size_t)job->heads; row++) {

@@ -80,6 +80,17 @@ static mka_status choose_nodes(mka_engine *engine, uint64_t nodes, mka_error *er
     return status;
 }
 
+static mka_status open_device(mka_engine *engine, const mka_engine_options *options, mka_error *error) {
+    static const char opencl[] = "opencl";
+    const char *name = options->device;
+    if (!name || !strcmp(name, "cpu")) return MKA_OK;
+    if (strncmp(name, opencl, sizeof opencl - 1) || (name[sizeof opencl - 1] && name[sizeof opencl - 1] != ':'))
+        return mka_fail(error, MKA_BAD_ARGUMENT,
+                        "there is no device '%s'; cpu, opencl, opencl:N and opencl:NAME can be asked for", name);
+    return mka_device_open(engine, name + sizeof opencl - 1, options->device_memory, options->device_profile, &engine->device,
+                           error);
+}
+
 mka_status mka_engine_create(const mka_engine_options *options, mka_engine **out, mka_error *error) {
     mka_engine_options defaults;
     mka_engine_defaults(&defaults);
@@ -104,6 +115,8 @@ mka_status mka_engine_create(const mka_engine_options *options, mka_engine **out
     cpus = binding(engine->topology, options, threads);
     status = mka_pool_create(threads, cpus, &engine->pool, error);
     if (status) goto fail;
+    status = open_device(engine, options, error);
+    if (status) goto fail;
     free(cpus);
     *out = engine;
     return MKA_OK;
@@ -115,10 +128,21 @@ fail:
 
 void mka_engine_destroy(mka_engine *engine) {
     if (!engine) return;
+    mka_device_close(engine->device);
     mka_pool_destroy(engine->pool);
     mka_topology_destroy(engine->topology);
     pthread_mutex_destroy(&engine->blas_turn);
     free(engine);
+}
+
+int mka_engine_get_device(const mka_engine *engine, mka_device_info *info) {
+    if (engine->device) mka_device_describe(engine->device, info);
+    return engine->device != NULL;
+}
+
+void mka_engine_get_device_usage(const mka_engine *engine, mka_device_usage *usage) {
+    *usage = (mka_device_usage){.taken = 0};
+    if (engine->device) mka_device_get_usage(engine->device, usage);
 }
 
 void mka_engine_machine(const mka_engine *engine, mka_machine *machine) {

@@ -17,6 +17,7 @@ struct mka_engine {
     void *log_user;
     int blas_alone; /* 1: this OpenBLAS was built without threads or locks, so calls to it take turns */
     pthread_mutex_t blas_turn;
+    struct mka_device *device; /* NULL: all is computed on the CPU */
 };
 
 void mka_log(const mka_engine *engine, mka_log_level level, const char *format, ...) MKA_PRINTF(3, 4);

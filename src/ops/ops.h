@@ -1,7 +1,12 @@
-/* ops - the coarse operations that a forward pass is made of, as a table: each is one fork and join over the engine's
- * threads. A session owns one mka_ops, with scratch laid out once for the largest chunk it will see; nothing allocates later.
+/* ops - the coarse operations that a forward pass is made of, as a table: on the CPU each is one fork and join over the engine's
+ * threads, on a device a command that is queued. A session owns one mka_ops, with scratch laid out once for the largest chunk it
+ * will see; nothing allocates later.
  *
  * Results do not depend on the number of threads: work is cut into tiles of fixed size, and threads only share out tiles.
+ *
+ * Operands belong to the operations: code that writes one by itself says so with put, and code that reads one asks for it with
+ * get. To the CPU's table both mean nothing. A device's copy of an operand that lies in the arena is the one that counts between
+ * put and get; operands elsewhere go there and back with the call, which then waits.
  */
 #ifndef MKA_OPS_OPS_H
 #define MKA_OPS_OPS_H
@@ -9,11 +14,12 @@
 #include "base/arena.h"
 #include "base/pieces.h"
 #include "base/places.h"
+#include "device.h"
 #include "engine.h"
 
 /* A weight W [rows][cols], stored by rows of row_bytes; y = W x. */
 typedef struct mka_matrix {
-    const void *data; /* borrowed */
+    const void *data; /* borrowed; immutable as long as anything computes with it */
     mka_type type;
     int rows, cols;
     size_t row_bytes;
@@ -47,8 +53,9 @@ typedef struct mka_attend_job {
     int n, first, window;
     int heads, kv_heads, key_dim, value_dim;
     float scale;
-    const float *q; /* [n][heads][key_dim] */
-    float *out;     /* [n][heads][value_dim] */
+    const float *q;           /* [n][heads][key_dim] */
+    float *out;               /* [n][heads][value_dim] */
+    mka_device_cache *device; /* where keys and values are; NULL: in tiles, as follows */
     const unsigned char *keys, *values;
     mka_type key_type, value_type;
     int shared; /* 1: a value is the first value_dim numbers of its key, and values is not read */
@@ -56,7 +63,7 @@ typedef struct mka_attend_job {
     int key_first, key_count;
     mka_attend_near near; /* each query reads positions from mka_near_from on there, and those before from keys and values */
     /* NULL: out is the finished attention. Otherwise the running state of an attention that comes in several jobs, which
-     * begins as m = -inf, z = 0, out = 0; out holds the unscaled sum, and mka_attend_finish divides by z at the end. */
+     * attend_start begins; out holds the unscaled sum, and attend_finish divides by z at the end. */
     float *m, *z; /* [n][heads] */
 } mka_attend_job;
 
@@ -67,11 +74,13 @@ static inline int mka_near_from(const mka_attend_near *near, int position) {
     return near->keys && from <= position ? from : position + 1;
 }
 
+enum { MKA_MOST_LEVELS = 3 };
+
 typedef struct mka_ops mka_ops;
 
 /* One step of a chain: `before`, where there is one, on a single thread, and then products on all of them. */
 typedef struct mka_step {
-    void (*before)(void *user); /* may call ops->alone, and nothing else of ops */
+    void (*before)(void *user); /* may call ops->alone, and those that keep one row on the calling thread */
     void *user;
     int count;
     const mka_product *products;
@@ -82,11 +91,20 @@ struct mka_ops {
     mka_engine *engine;
     const mka_kernels *kernels; /* of the engine, or of a level that a test asks for */
     mka_pool *pool;
-    const mka_places *places; /* where the heads of the caches lie, which this ops reads; NULL: no plan */
+    const mka_places *places;  /* where the heads of the caches lie, which this ops reads; NULL: no plan */
+    mka_ops *host;             /* the CPU's table over the same arena: this one, or what stands beside a device's */
+    struct mka_mirror *mirror; /* a device's; NULL for the CPU */
+
+    /* the host has written these bytes of operands; the host is about to read them */
+    void (*put)(mka_ops *ops, const void *operand, size_t bytes);
+    void (*get)(mka_ops *ops, const void *operand, size_t bytes);
+    /* waits for all that was asked for; a device's first failure since the last call, after which results mean nothing */
+    mka_status (*settle)(mka_ops *ops, mka_error *error);
 
     /* products, each of n rows; a run of products with the same x shares its quantisation */
     void (*multiply)(mka_ops *ops, int n, int count, const mka_product *products);
-    /* steps of one row, each of which begins when the one before is done, in one run of the threads */
+    /* steps of one row, each of which begins when the one before is done, in one run of the threads; NULL where one operation
+     * after the other costs no more */
     void (*chain)(mka_ops *ops, int count, const mka_step *steps);
     /* one product of n rows, on the calling thread alone: for those too small to share, and in a chain's `before` */
     void (*alone)(mka_ops *ops, int n, const mka_product *product);
@@ -101,8 +119,30 @@ struct mka_ops {
                  const float *cosine, const float *sine);
     /* x[i] += y[i] over count elements */
     void (*add)(mka_ops *ops, size_t count, const float *y, float *x);
+
+    /* the next ones keep one row on the calling thread */
+    /* y[i] = x[i] for rows rows of width, ldx and ldy apart (ldx 0: one row for all); x NULL: zeros */
+    void (*copy)(mka_ops *ops, int rows, int width, const float *x, int ldx, float *y, int ldy);
+    /* x[i] = act(x[i]) over rows rows of width: SiLU, or GELU (erf) */
+    void (*act)(mka_ops *ops, int rows, int width, int gelu, float *x);
+    void (*softmax)(mka_ops *ops, int rows, int width, float *x); /* of each row, in place */
+    /* state = beta state + (1 - beta) x[i], and rows[i] = state, for i in turn; all of width */
+    void (*summarise)(mka_ops *ops, int n, int width, float beta, const float *x, float *state, float *rows);
+    /* y[i] = sum over levels of lambda[i][level] rows[level][i]; lambda [n][levels] */
+    void (*fuse)(mka_ops *ops, int n, int levels, int width, const float *lambda, const float *const *rows, float *y);
+    /* y[i] = lambda[i] x[i], added to y[i] where more is 1; numbers of lambda are ldl apart; x[i] is
+     * not looked at where lambda[i] is 0 */
+    void (*mix)(mka_ops *ops, int n, int width, const float *lambda, int ldl, const float *x, int more, float *y);
+
     void (*attend)(mka_ops *ops, const mka_attend_job *job);
+    void (*attend_start)(mka_ops *ops, const mka_attend_job *job); /* m = -inf, z = 0, out = 0 */
     void (*attend_finish)(mka_ops *ops, const mka_attend_job *job);
+
+    /* a device's caches; NULL on the CPU, whose caches are memory/local.h's own. append: as mka_local_store. keys: those of
+     * count tokens of one head as [count][ld] floats, as they are stored */
+    void (*append)(mka_ops *ops, mka_device_cache *cache, int first, int n, const float *keys, int key_ld, const float *values,
+                   int value_ld);
+    void (*keys)(mka_ops *ops, mka_device_cache *cache, int head, int first, int count, float *out, int ld);
 
     /* settings and what was read, for reports */
     int exact; /* 1: never quantise activations */
@@ -129,6 +169,18 @@ void mka_ops_layout(mka_ops *ops, const struct mka_ops_limits *limits, mka_arena
 /* Fills the table with the CPU's operations. Scratch comes from mka_ops_layout before first use. */
 void mka_ops_cpu(mka_ops *ops, mka_engine *engine);
 
+/* One layer's or cache's operations: the CPU's, and beside them a device's, where the engine has one. */
+typedef struct mka_pair {
+    mka_ops host, device;
+} mka_pair;
+
+static inline mka_ops *mka_pair_ops(mka_pair *pair) {
+    return pair->host.engine->device ? &pair->device : &pair->host;
+}
+/* host is laid out; the others are as for mka_ops_device and mka_ops_mirror. Does nothing without a device. */
+mka_status mka_pair_open(mka_pair *pair, mka_residents *residents, const void *base, size_t bytes, mka_error *error);
+void mka_pair_close(mka_pair *pair);
+
 /* Parts of the CPU table that have files of their own. */
 void mka_multiply_start(mka_engine *engine); /* tells OpenBLAS that the threads are ours */
 void mka_cpu_multiply(mka_ops *ops, int n, int count, const mka_product *products);
@@ -136,6 +188,7 @@ void mka_cpu_chain(mka_ops *ops, int count, const mka_step *steps);
 void mka_cpu_alone(mka_ops *ops, int n, const mka_product *product);
 void mka_cpu_gated(mka_ops *ops, int n, int gelu, const mka_product *gate, const mka_product *up);
 void mka_cpu_attend(mka_ops *ops, const mka_attend_job *job);
+void mka_cpu_attend_start(mka_ops *ops, const mka_attend_job *job);
 void mka_cpu_attend_finish(mka_ops *ops, const mka_attend_job *job);
 size_t mka_multiply_scratch(const struct mka_ops_limits *limits);
 size_t mka_attend_scratch(const struct mka_ops_limits *limits);

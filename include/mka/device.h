@@ -1,0 +1,48 @@
+/* mka/device.h - compute devices beside the CPU: which there are, and what one did.
+ *
+ * A device is taken by an engine (mka_engine_options.device); what is made from that engine then computes there.
+ */
+#ifndef MKA_DEVICE_H
+#define MKA_DEVICE_H
+
+#include <mka/mka.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct mka_device_info {
+    int index;      /* the N of "opencl:N" */
+    char name[128]; /* the device's and its platform's own names */
+    char platform[128];
+    char version[64]; /* of OpenCL, and of the driver */
+    char driver[64];
+    int gpu;            /* 1: a GPU or another accelerator; 0: a CPU */
+    int units, clock;   /* compute units; MHz */
+    uint64_t memory;    /* bytes, in all */
+    uint64_t largest;   /* bytes of one allocation */
+    int fp16, subgroup; /* 1: it has half-precision arithmetic; lanes that can work together without memory, 0: unknown */
+} mka_device_info;
+
+/* The devices of this machine, all platforms one after the other. Fills list up to room; *count is how many there are, 0 where no
+ * platform is installed. MKA_UNSUPPORTED: this build has no OpenCL. */
+MKA_API mka_status mka_devices(mka_device_info *list, int room, int *count, mka_error *error);
+
+/* The engine's device; returns 0 when it computes on the CPU. */
+MKA_API int mka_engine_get_device(const mka_engine *engine, mka_device_info *info);
+
+/* What went over the bus and what ran, since the engine was made. Times are those of the device's own clock, and 0 unless
+ * mka_engine_options.device_profile is set; waited is the host's, until results were there. */
+typedef struct mka_device_usage {
+    uint64_t taken;                /* bytes held on the device now */
+    uint64_t up_bytes, down_bytes; /* written to it, read from it */
+    uint64_t kernels;              /* launched */
+    double up_seconds, down_seconds, kernel_seconds, wait_seconds;
+} mka_device_usage;
+
+MKA_API void mka_engine_get_device_usage(const mka_engine *engine, mka_device_usage *usage);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,195 @@
+/* attend - attention over a cache on the device: keys are split where there are fewer tiles of queries than the device can do at
+ * once, and the splits merged; the newest tokens of a cache in four bits are one split more. */
+#include "cache.h"
+
+#include <stddef.h>
+
+enum { MOST_TILE = 1 << (MKA_CL_ROWS_LOG - 1), LEAST_SPLIT = 256 };
+
+/* Groups that keep the device busy. */
+static size_t busy(const mka_device *d) {
+    return (size_t)d->info.units * (d->info.gpu ? 8 : 2);
+}
+
+void mka_cl_attend_scratch(const mka_device *device, const struct mka_ops_limits *limits, size_t *partial, size_t *queries) {
+    size_t rows = (size_t)limits->rows * (size_t)limits->head_rows * (size_t)limits->kv_heads;
+    *partial = (2 * busy(device) * MOST_TILE + 3 * rows) * ((size_t)limits->value_dim + 2);
+    *queries = rows * (size_t)limits->key_dim;
+}
+
+typedef struct plan {
+    mka_mirror *mirror;
+    const mka_attend_job *job;
+    mka_device_cache *cache;
+    int group, tile; /* rows of a tile, as its logarithm */
+    size_t tiles;
+    int begin, end;                                    /* keys that any query sees */
+    int near_begin, far_end, splits, split_keys, near; /* near: 1 where the newest are read from the ring */
+    int finished;                                      /* 1: one launch gives the attention */
+} plan;
+
+static int edge_of(const plan *p, int position) {
+    int edge = position / MKA_TILE * MKA_TILE - MKA_NEAR;
+    return edge > p->cache->held ? edge : p->cache->held;
+}
+
+static void plan_keys(plan *p) {
+    const mka_attend_job *job = p->job;
+    int last = job->first + job->n - 1, stop = job->key_first + job->key_count;
+    p->end = last + 1 < stop ? last + 1 : stop;
+    p->begin = job->window > 0 && job->first - job->window + 1 > job->key_first ? job->first - job->window + 1 : job->key_first;
+    p->far_end = p->end;
+    if (!p->cache->ring) return;
+    p->near_begin = edge_of(p, job->first) > p->begin ? edge_of(p, job->first) : p->begin;
+    p->near = p->near_begin < p->end;
+    if (edge_of(p, last) < p->far_end) p->far_end = edge_of(p, last);
+}
+
+static void plan_tiles(plan *p) {
+    const mka_attend_job *job = p->job;
+    size_t rows = (size_t)job->n * (size_t)p->group;
+    while (p->tile + 1 < p->cache->tiles && (size_t)1 << p->tile < rows) p->tile++;
+    p->tiles = (rows + ((size_t)1 << p->tile) - 1) >> p->tile;
+}
+
+static void plan_splits(plan *p) {
+    size_t groups = p->tiles * (size_t)p->job->kv_heads, wanted = busy(p->mirror->device) / groups;
+    int keys = p->far_end - p->begin, most = (keys + LEAST_SPLIT - 1) / LEAST_SPLIT;
+    p->splits = keys <= 0 ? 0 : wanted < 1 ? 1 : wanted > (size_t)most ? most : (int)wanted;
+    if (!p->splits && !p->near) p->splits = 1; /* no key at all is an answer too */
+    if (p->splits) p->split_keys = mka_pad((keys > 0 ? keys : 1) / p->splits + 1, 64);
+    if (p->splits) p->splits = keys > 0 ? (keys + p->split_keys - 1) / p->split_keys : 1;
+    p->finished = p->splits + p->near == 1 && !p->job->m && !p->cache->turned_run;
+}
+
+static void query_operand(mka_cl_call *c, const plan *p) {
+    const mka_attend_job *job = p->job;
+    size_t rows = (size_t)job->n * (size_t)job->heads, width = (size_t)job->key_dim;
+    if (job->key_type == MKA_Q4_0)
+        mka_cl_buffer(c, p->mirror->scratch, p->mirror->scratch_partial);
+    else
+        mka_cl_in(c, job->q, rows, width, width);
+}
+
+static void turn_queries(const plan *p) {
+    const mka_attend_job *job = p->job;
+    mka_mirror *m = p->mirror;
+    size_t rows = (size_t)job->n * (size_t)job->heads, width = (size_t)job->key_dim;
+    mka_cl_call c = mka_cl_begin(m, m->turn, "turn");
+    mka_cl_int(&c, job->key_dim);
+    mka_cl_in(&c, job->q, rows, width, width);
+    mka_cl_buffer(&c, m->scratch, m->scratch_partial);
+    mka_cl_local(&c, width);
+    mka_cl_run(&c, (size_t)m->device->lanes, rows, 1, 1);
+}
+
+/* One launch over keys from..to - 1 of the cache or of its ring. */
+static void launch(const plan *p, int near, int from, int to, int splits, int split_keys, int first_split) {
+    const mka_attend_job *job = p->job;
+    mka_device_cache *cache = p->cache;
+    const mka_cl_plane *keys = near ? &cache->near_keys : &cache->keys, *values = near ? &cache->near_values : &cache->values;
+    mka_mirror *m = p->mirror;
+    size_t rows = (size_t)job->n * (size_t)job->heads, width = (size_t)job->value_dim;
+    cl_kernel kernel;
+    mka_error error;
+    if (mka_cl_attend_kernel(cache, near, p->tile, &kernel, &error) != MKA_OK) {
+        mka_cl_keep_failure(m->device, &error);
+        return;
+    }
+    mka_cl_call c = mka_cl_begin(m, kernel, "attend");
+    query_operand(&c, p);
+    mka_cl_buffer(&c, keys->buffer, 0);
+    mka_cl_long(&c, keys->scales_at);
+    mka_cl_buffer(&c, values->buffer, 0);
+    mka_cl_long(&c, values->scales_at);
+    mka_cl_int(&c, near ? 2 * cache->ring : cache->capacity);
+    mka_cl_int(&c, near ? from % cache->ring - from : -job->key_first);
+    const int numbers[] = {p->group, from, to, job->first, job->n, job->window};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) mka_cl_int(&c, numbers[i]);
+    mka_cl_float(&c, job->scale);
+    mka_cl_int(&c, split_keys);
+    mka_cl_int(&c, near);
+    mka_cl_int(&c, cache->ring ? MKA_NEAR : 0);
+    mka_cl_int(&c, cache->held);
+    mka_cl_buffer(&c, m->scratch, 0);
+    mka_cl_int(&c, first_split);
+    mka_cl_int(&c, p->finished);
+    if (p->finished)
+        mka_cl_out(&c, job->out, rows, width, width);
+    else
+        mka_cl_buffer(&c, m->scratch, 0);
+    mka_cl_run(&c, (size_t)m->device->lanes, (size_t)splits, p->tiles, (size_t)job->kv_heads);
+}
+
+static void merge(const plan *p) {
+    const mka_attend_job *job = p->job;
+    mka_mirror *m = p->mirror;
+    size_t rows = (size_t)job->n * (size_t)job->heads, width = (size_t)job->value_dim;
+    int run = job->m ? 0 : p->cache->turned_run;
+    mka_cl_call c = mka_cl_begin(m, m->merge, "merge");
+    mka_cl_buffer(&c, m->scratch, 0);
+    mka_cl_int(&c, p->splits + p->near);
+    mka_cl_int(&c, (int)rows);
+    mka_cl_int(&c, job->value_dim);
+    mka_cl_int(&c, job->m != NULL);
+    mka_cl_int(&c, run);
+    if (job->m) {
+        mka_cl_both(&c, job->m, 1, rows, rows);
+        mka_cl_both(&c, job->z, 1, rows, rows);
+        mka_cl_both(&c, job->out, rows, width, width);
+    } else {
+        mka_cl_buffer(&c, m->scratch, 0);
+        mka_cl_buffer(&c, m->scratch, 0);
+        mka_cl_out(&c, job->out, rows, width, width);
+    }
+    mka_cl_local(&c, run ? width : 1);
+    mka_cl_run(&c, (size_t)m->device->lanes, rows, 1, 1);
+}
+
+static void count_bytes(mka_ops *ops, const plan *p) {
+    const mka_device_cache *c = p->cache;
+    size_t far = c->keys.row_bytes + (size_t)c->keys.scale_bytes, near = c->near_keys.row_bytes + c->near_values.row_bytes;
+    if (!c->shape.shared) far += c->values.row_bytes + (size_t)c->values.scale_bytes;
+    uint64_t keys = p->far_end > p->begin ? (uint64_t)(p->far_end - p->begin) : 0;
+    uint64_t newest = p->near ? (uint64_t)(p->end - p->near_begin) : 0;
+    ops->cache_bytes += (keys * far + newest * near) * (uint64_t)c->shape.kv_heads;
+}
+
+/* A cache in memory: the CPU answers. */
+static void attend_here(mka_ops *ops, const mka_attend_job *job) {
+    size_t rows = (size_t)job->n * (size_t)job->heads, out = rows * (size_t)job->value_dim * sizeof(float);
+    ops->get(ops, job->q, rows * (size_t)job->key_dim * sizeof(float));
+    if (job->m) {
+        ops->get(ops, job->m, rows * sizeof(float));
+        ops->get(ops, job->z, rows * sizeof(float));
+        ops->get(ops, job->out, out);
+    }
+    ops->host->attend(ops->host, job);
+    ops->put(ops, job->out, out);
+    if (!job->m) return;
+    ops->put(ops, job->m, rows * sizeof(float));
+    ops->put(ops, job->z, rows * sizeof(float));
+}
+
+static void device_attend(mka_ops *ops, const mka_attend_job *job) {
+    plan p = {.mirror = ops->mirror, .job = job, .cache = job->device, .group = job->heads / job->kv_heads};
+    if (!job->device) {
+        attend_here(ops, job);
+        return;
+    }
+    mka_device *d = ops->mirror->device;
+    plan_keys(&p);
+    plan_tiles(&p);
+    plan_splits(&p);
+    pthread_mutex_lock(&d->lock); /* the scratch is this session's own, but its commands follow each other */
+    if (job->key_type == MKA_Q4_0) turn_queries(&p);
+    if (p.splits) launch(&p, 0, p.begin, p.far_end, p.splits, p.split_keys, 0);
+    if (p.near) launch(&p, 1, p.near_begin, p.end, 1, p.end - p.near_begin, p.splits);
+    if (!p.finished) merge(&p);
+    pthread_mutex_unlock(&d->lock);
+    count_bytes(ops, &p);
+}
+
+void mka_cl_fill_attend(mka_ops *ops) {
+    ops->attend = device_attend;
+}

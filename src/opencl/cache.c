@@ -1,0 +1,210 @@
+/* cache - see cache.h: making one, storing tokens in it, reading keys back. */
+#include "cache.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/status.h"
+
+/* ---- sizes ---- */
+
+static mka_cl_plane plane_of(mka_type type, int dim, int values) {
+    int quant = type == MKA_Q8_0 || type == MKA_Q4_0;
+    mka_cl_plane p = {.type = type, .dim = dim, .stride = mka_pad(dim, quant ? 32 : 16)};
+    size_t stride = (size_t)p.stride;
+    p.row_bytes = type == MKA_F32 ? 4 * stride : type == MKA_Q8_0 ? stride : type == MKA_Q4_0 ? stride / 2 : 2 * stride;
+    if (quant) p.scale_bytes = values ? (int)sizeof(cl_float) : p.stride / 32 * (int)sizeof(cl_half);
+    return p;
+}
+
+static size_t aligned(size_t bytes) {
+    return (bytes + MKA_CL_ALIGN - 1) / MKA_CL_ALIGN * MKA_CL_ALIGN;
+}
+
+static size_t plane_bytes(const mka_cl_plane *p, size_t slots) {
+    return aligned(slots * p->row_bytes) + aligned(slots * (size_t)p->scale_bytes);
+}
+
+static mka_type near_type(mka_type type) {
+    return type == MKA_Q4_0 ? MKA_BF16 : type;
+}
+
+static int ring_of(const mka_device_cache_shape *s) {
+    if (s->shared || (s->key_type != MKA_Q4_0 && s->value_type != MKA_Q4_0)) return 0;
+    return mka_pad(MKA_NEAR + s->queries + 2 * MKA_TILE, MKA_TILE);
+}
+
+/* Planes without buffers, and the slots of a head. */
+static void lay_out(const mka_device_cache_shape *s, mka_device_cache *c) {
+    *c = (mka_device_cache){.shape = *s, .capacity = mka_pad(s->capacity, 64), .ring = ring_of(s)};
+    c->keys = plane_of(s->key_type, s->key_dim, 0);
+    c->values = s->shared ? c->keys : plane_of(s->value_type, s->value_dim, 1);
+    if (!c->ring) return;
+    c->near_keys = plane_of(near_type(s->key_type), s->key_dim, 0);
+    c->near_values = plane_of(near_type(s->value_type), s->value_dim, 1);
+}
+
+uint64_t mka_device_cache_bytes(const mka_device_cache_shape *shape) {
+    mka_device_cache c;
+    lay_out(shape, &c);
+    size_t slots = (size_t)shape->kv_heads * (size_t)c.capacity, near = 2 * (size_t)shape->kv_heads * (size_t)c.ring;
+    uint64_t bytes = plane_bytes(&c.keys, slots);
+    if (!shape->shared) bytes += plane_bytes(&c.values, slots);
+    return c.ring ? bytes + plane_bytes(&c.near_keys, near) + plane_bytes(&c.near_values, near) : bytes;
+}
+
+/* ---- creation ---- */
+
+static mka_status open_plane(mka_device *d, mka_cl_plane *p, size_t slots, int values, int ring, const char *what,
+                             mka_error *error) {
+    const cl_uint zero = 0;
+    char text[24], options[96];
+    size_t bytes = plane_bytes(p, slots);
+    mka_status status = mka_cl_take(d, bytes, what, &p->buffer, error);
+    if (status) return status;
+    p->scales_at = aligned(slots * p->row_bytes);
+    snprintf(options, sizeof options, "-DLANES=%d -DTYPE=%d -DDIM=%d -DSCALES=%d -DRING=%d", d->lanes, (int)p->type, p->dim,
+             values, ring);
+    status = mka_cl_kernel(d, "cache", "append", &p->append, error, "%s", options);
+    if (!status) status = mka_cl_kernel(d, "cache", "rows_of", &p->rows_of, error, "%s", options);
+    if (status) return status;
+    cl_int code = clEnqueueFillBuffer(d->queue, p->buffer, &zero, sizeof zero, 0, bytes, 0, NULL, NULL);
+    if (code == CL_SUCCESS) code = clFinish(d->queue);
+    return code == CL_SUCCESS
+               ? MKA_OK
+               : mka_fail(error, MKA_NO_MEMORY, "%s: %s cannot be had (%s)", d->info.name, what, mka_cl_error_name(code, text));
+}
+
+mka_status mka_cl_attend_kernel(mka_device_cache *c, int near, int log, cl_kernel *kernel, mka_error *error) {
+    cl_kernel *kept = near ? &c->near_attend[log] : &c->attend[log];
+    const mka_cl_plane *keys = near ? &c->near_keys : &c->keys, *values = near ? &c->near_values : &c->values;
+    mka_status status = MKA_OK;
+    if (!*kept)
+        status = mka_cl_kernel(c->device, "attend", "attend", kept, error,
+                               "-DLANES=%d -DKEY_TYPE=%d -DKEY_DIM=%d -DVALUE_TYPE=%d -DVALUE_DIM=%d -DSHARED=%d -DROWS=%d",
+                               c->device->lanes, (int)keys->type, keys->dim, (int)values->type, c->shape.value_dim,
+                               c->shape.shared, 1 << log);
+    *kernel = *kept;
+    return status;
+}
+
+/* Tiles that fit the local memory; the smallest is built at once, so that a driver that cannot says so now. */
+static mka_status open_attend(mka_device *d, mka_device_cache *c, mka_error *error) {
+    cl_kernel kernel;
+    while (c->tiles < MKA_CL_ROWS_LOG) {
+        size_t floats = ((size_t)c->keys.dim + (size_t)d->lanes + 3) << c->tiles;
+        if (floats * sizeof(float) > d->local_memory - d->local_memory / 4) break;
+        c->tiles++;
+    }
+    if (c->tiles == 0)
+        return mka_fail(error, MKA_UNSUPPORTED, "%s: keys of %d numbers do not fit its local memory", d->info.name, c->keys.dim);
+    return mka_cl_attend_kernel(c, 0, 0, &kernel, error);
+}
+
+static mka_status open_planes(mka_device *d, mka_device_cache *c, mka_error *error) {
+    const mka_device_cache_shape *s = &c->shape;
+    size_t slots = (size_t)s->kv_heads * (size_t)c->capacity, near = 2 * (size_t)s->kv_heads * (size_t)c->ring;
+    mka_status status = open_plane(d, &c->keys, slots, 0, 0, "a layer's keys", error);
+    if (!status && s->shared) c->values = c->keys;
+    if (!status && !s->shared) status = open_plane(d, &c->values, slots, 1, 0, "a layer's values", error);
+    if (!status && c->ring) status = open_plane(d, &c->near_keys, near, 0, c->ring, "a layer's newest keys", error);
+    if (!status && c->ring) status = open_plane(d, &c->near_values, near, 1, c->ring, "a layer's newest values", error);
+    if (!status) status = open_attend(d, c, error);
+    return status;
+}
+
+/* Values in four bits are turned; those that are part of such a key in runs of the key's. */
+static mka_status find_run(mka_device_cache *c, mka_error *error) {
+    const mka_device_cache_shape *s = &c->shape;
+    int dim = s->shared ? s->key_dim : s->value_dim;
+    if ((s->shared ? s->key_type : s->value_type) != MKA_Q4_0) return MKA_OK;
+    c->turned_run = dim & -dim;
+    if (s->value_dim % c->turned_run == 0) return MKA_OK;
+    return mka_fail(error, MKA_UNSUPPORTED, "latents of %d numbers in rows of %d cannot be q4 on a device; q8 can", s->value_dim,
+                    s->key_dim);
+}
+
+mka_status mka_device_cache_create(mka_device *device, const mka_device_cache_shape *shape, mka_device_cache **out,
+                                   mka_error *error) {
+    *out = NULL;
+    mka_device_cache *c = calloc(1, sizeof *c);
+    if (!c) return mka_fail(error, MKA_NO_MEMORY, "no memory for a cache");
+    lay_out(shape, c);
+    c->device = device;
+    mka_status status = find_run(c, error);
+    pthread_mutex_lock(&device->lock);
+    if (!status) status = open_planes(device, c, error);
+    pthread_mutex_unlock(&device->lock);
+    if (status) {
+        mka_device_cache_destroy(c);
+        return status;
+    }
+    *out = c;
+    return MKA_OK;
+}
+
+void mka_device_cache_destroy(mka_device_cache *c) {
+    if (!c) return;
+    clFinish(c->device->queue);
+    mka_cl_give(c->device, c->keys.buffer);
+    if (!c->shape.shared) mka_cl_give(c->device, c->values.buffer);
+    mka_cl_give(c->device, c->near_keys.buffer);
+    mka_cl_give(c->device, c->near_values.buffer);
+    free(c);
+}
+
+void mka_device_cache_truncate(mka_device_cache *c, int length) {
+    if (length < c->held) c->held = length;
+}
+
+/* ---- use ---- */
+
+/* Tokens first.. of x into a plane, whose head has capacity slots. */
+static void append_plane(mka_mirror *m, const mka_device_cache *cache, const mka_cl_plane *p, int capacity, int first, int n,
+                         const float *x, int ldx, int turned) {
+    size_t heads = (size_t)cache->shape.kv_heads;
+    mka_cl_call c = mka_cl_begin(m, p->append, "append");
+    mka_cl_int(&c, capacity);
+    mka_cl_int(&c, first);
+    mka_cl_in(&c, x, (size_t)n, heads * (size_t)p->dim, (size_t)ldx);
+    mka_cl_int(&c, ldx);
+    mka_cl_int(&c, turned);
+    mka_cl_buffer(&c, p->buffer, 0);
+    mka_cl_long(&c, p->scales_at);
+    mka_cl_run(&c, (size_t)m->device->lanes, (size_t)n, heads, 1);
+}
+
+static void device_append(mka_ops *ops, mka_device_cache *cache, int first, int n, const float *keys, int key_ld,
+                          const float *values, int value_ld) {
+    mka_mirror *m = ops->mirror;
+    const mka_device_cache_shape *s = &cache->shape;
+    int turn_keys = s->key_type == MKA_Q4_0, turn_values = s->value_type == MKA_Q4_0;
+    append_plane(m, cache, &cache->keys, cache->capacity, first, n, keys, key_ld, turn_keys);
+    if (!s->shared) append_plane(m, cache, &cache->values, cache->capacity, first, n, values, value_ld, turn_values);
+    if (!cache->ring) return;
+    int last = n < cache->ring ? n : cache->ring, skipped = n - last; /* a slot is written once a call */
+    append_plane(m, cache, &cache->near_keys, 2 * cache->ring, first + skipped, last, keys + (size_t)skipped * (size_t)key_ld,
+                 key_ld, turn_keys);
+    append_plane(m, cache, &cache->near_values, 2 * cache->ring, first + skipped, last,
+                 values + (size_t)skipped * (size_t)value_ld, value_ld, turn_values);
+    if (cache->held < first + n - cache->ring) cache->held = first + n - cache->ring;
+}
+
+static void device_keys(mka_ops *ops, mka_device_cache *cache, int head, int first, int count, float *out, int ld) {
+    const mka_cl_plane *p = &cache->keys;
+    mka_cl_call c = mka_cl_begin(ops->mirror, p->rows_of, "rows_of");
+    mka_cl_int(&c, cache->capacity);
+    mka_cl_int(&c, head);
+    mka_cl_int(&c, first);
+    mka_cl_buffer(&c, p->buffer, 0);
+    mka_cl_long(&c, p->scales_at);
+    mka_cl_int(&c, p->type == MKA_Q4_0);
+    mka_cl_out(&c, out, (size_t)count, (size_t)p->dim, (size_t)ld);
+    mka_cl_int(&c, ld);
+    mka_cl_run(&c, (size_t)cache->device->lanes, (size_t)count, 1, 1);
+}
+
+void mka_cl_fill_cache(mka_ops *ops) {
+    ops->append = device_append;
+    ops->keys = device_keys;
+}

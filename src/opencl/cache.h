@@ -1,0 +1,38 @@
+/* cache - a layer's keys and values on the device. */
+#ifndef MKA_OPENCL_CACHE_H
+#define MKA_OPENCL_CACHE_H
+
+#include "mirror.h"
+
+/* One plane of rows, as kernels/cache.cl lays them out. */
+typedef struct mka_cl_plane {
+    mka_type type;
+    int dim, stride; /* numbers of a row, and with its padding */
+    size_t row_bytes;
+    int scale_bytes; /* of one token and head; 0: none */
+    cl_mem buffer;
+    size_t scales_at; /* bytes */
+    cl_kernel append, rows_of;
+} mka_cl_plane;
+
+/* Attention's kernels are for tiles of 1, 2, 4 or 8 rows. */
+enum { MKA_CL_ROWS_LOG = 4 };
+
+struct mka_device_cache {
+    mka_device *device;
+    mka_device_cache_shape shape;
+    int capacity;              /* slots of a head */
+    mka_cl_plane keys, values; /* shared: values are keys' */
+    /* The newest tokens of keys or values in four bits, once more in 16 bits (memory/near.h): a ring, twice */
+    int ring; /* tokens; 0: none */
+    int held; /* tokens before this one are not in the ring */
+    mka_cl_plane near_keys, near_values;
+    int tiles;                                                       /* how many of them fit the device's local memory */
+    cl_kernel attend[MKA_CL_ROWS_LOG], near_attend[MKA_CL_ROWS_LOG]; /* NULL: not built yet */
+    int turned_run;                                                  /* > 0: outputs are turned in runs of so many numbers */
+};
+
+/* The kernel for tiles of 1 << log rows, of the cache or of its ring, built at the first call. The caller holds the lock. */
+mka_status mka_cl_attend_kernel(mka_device_cache *cache, int near, int log, cl_kernel *kernel, mka_error *error);
+
+#endif

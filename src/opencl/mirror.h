@@ -1,0 +1,93 @@
+/* mirror - a session's side of a device: where operands are, and how an operation becomes a command. */
+#ifndef MKA_OPENCL_MIRROR_H
+#define MKA_OPENCL_MIRROR_H
+
+#include "runtime.h"
+
+enum { MKA_CL_OPERANDS = 8 }; /* of one operation, at most */
+
+/* The kernels of rows.cl and merge.cl, which need no more than the device. */
+#define MKA_CL_ROWS(X)                                                                                                           \
+    X(norm)                                                                                                                      \
+    X(rope) X(add) X(copy) X(act) X(glu) X(softmax) X(summarise) X(fuse) X(weigh) X(start) X(finish) X(turn)
+#define MKA_CL_FIELD(name) cl_kernel name;
+typedef struct mka_mirror mka_mirror;
+struct mka_mirror {
+    mka_device *device;
+    mka_residents *residents;
+    const unsigned char *base; /* operands within bytes from here are at the same place of buffer */
+    size_t bytes;
+    cl_mem buffer;
+    cl_mem staging[MKA_CL_OPERANDS]; /* operands from elsewhere, of one call at a time */
+    size_t staging_bytes[MKA_CL_OPERANDS];
+    cl_mem scratch; /* attention's: partial states, turned queries; floats */
+    size_t scratch_partial, scratch_queries;
+    MKA_CL_ROWS(MKA_CL_FIELD)
+    cl_kernel merge;
+};
+
+/* A matrix, or rows of one that was too large for one buffer, on the device. residents.c */
+typedef struct mka_cl_resident {
+    const unsigned char *data; /* the host's, which is what it is found by */
+    size_t bytes;
+    mka_type type;
+    int rows, cols;
+    size_t row_bytes;
+    cl_mem buffer;
+    cl_ulong at, scales_at; /* bytes; scales_at only of q8_0 and q4_0, which are in two planes */
+} mka_cl_resident;
+
+/* The resident that holds the host's byte at data; copies the matrix there first where it is not yet. NULL: it failed, and the
+ * device knows why. The caller holds the lock. */
+const mka_cl_resident *mka_cl_find_resident(mka_residents *residents, const mka_matrix *matrix, const void *data);
+
+/* gemv and gemm for weights of a type, built at the first call. residents.c, too */
+mka_status mka_cl_product_kernels(mka_device *device, mka_type type, cl_kernel *gemv, cl_kernel *gemm, mka_error *error);
+
+/* ---- call.c: one command ---- */
+
+typedef struct mka_cl_back {
+    cl_mem from;
+    float *to;
+    size_t rows, width, ld; /* floats */
+} mka_cl_back;
+
+typedef struct mka_cl_call {
+    mka_mirror *mirror;
+    cl_kernel kernel;
+    const char *name;
+    cl_uint count;     /* arguments so far */
+    int dead;          /* 1: something failed; nothing is queued */
+    int staged, backs; /* operands from elsewhere; results that are to be read when the command is done */
+    mka_cl_back back[MKA_CL_OPERANDS];
+} mka_cl_call;
+
+/* Takes the lock; mka_cl_run gives it back. */
+mka_cl_call mka_cl_begin(mka_mirror *mirror, cl_kernel kernel, const char *name);
+/* Operands: rows of width, ld apart. Two arguments each: buffer, and the element at which it begins. */
+void mka_cl_in(mka_cl_call *call, const float *x, size_t rows, size_t width, size_t ld);
+void mka_cl_out(mka_cl_call *call, float *y, size_t rows, size_t width, size_t ld);
+void mka_cl_both(mka_cl_call *call, float *x, size_t rows, size_t width, size_t ld);
+/* A vector of the model's, or nothing (NULL), and whether it is there: three arguments. */
+void mka_cl_vector(mka_cl_call *call, const float *vector, int count);
+void mka_cl_buffer(mka_cl_call *call, cl_mem buffer, cl_ulong at);
+void mka_cl_int(mka_cl_call *call, int value);
+void mka_cl_long(mka_cl_call *call, cl_ulong value);
+void mka_cl_float(mka_cl_call *call, float value);
+void mka_cl_local(mka_cl_call *call, size_t floats); /* a group's own memory */
+/* Queues groups x y z of local work-items (those in the first dimension), reads results back that belong elsewhere. */
+void mka_cl_run(mka_cl_call *call, size_t local, size_t x, size_t y, size_t z);
+/* An item for each of width numbers of rows rows. */
+void mka_cl_run_each(mka_cl_call *call, size_t width, size_t rows);
+
+/* ---- the table ---- */
+
+void mka_cl_fill_rows(mka_ops *ops);
+void mka_cl_fill_products(mka_ops *ops);
+void mka_cl_fill_attend(mka_ops *ops);
+void mka_cl_fill_cache(mka_ops *ops);
+
+/* Floats of scratch that attention of so many queries takes: partial states, and turned queries. */
+void mka_cl_attend_scratch(const mka_device *device, const struct mka_ops_limits *limits, size_t *partial, size_t *queries);
+
+#endif

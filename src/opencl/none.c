@@ -1,0 +1,96 @@
+/* none - a build without OpenCL: there is no device to open, and the rest is never reached. */
+#include "base/status.h"
+#include "ops/device.h"
+
+static const char why[] = "this build of mka has no OpenCL (it was configured without its headers and loader)";
+
+mka_status mka_devices(mka_device_info *list, int room, int *count, mka_error *error) {
+    (void)list, (void)room;
+    *count = 0;
+    return mka_fail(error, MKA_UNSUPPORTED, "%s", why);
+}
+
+mka_status mka_device_open(mka_engine *engine, const char *name, uint64_t memory, int profile, mka_device **device,
+                           mka_error *error) {
+    (void)engine, (void)name, (void)memory, (void)profile;
+    *device = NULL;
+    return mka_fail(error, MKA_BAD_ARGUMENT, "%s", why);
+}
+
+void mka_device_close(mka_device *device) {
+    (void)device;
+}
+
+void mka_device_describe(const mka_device *device, mka_device_info *info) {
+    (void)device;
+    *info = (mka_device_info){.index = 0};
+}
+
+void mka_device_get_usage(mka_device *device, mka_device_usage *usage) {
+    (void)device;
+    *usage = (mka_device_usage){.taken = 0};
+}
+
+uint64_t mka_device_room(mka_device *device) {
+    (void)device;
+    return 0;
+}
+
+mka_status mka_residents_create(mka_device *device, mka_residents **residents, mka_error *error) {
+    (void)device;
+    *residents = NULL;
+    return mka_fail(error, MKA_UNSUPPORTED, "%s", why);
+}
+
+void mka_residents_destroy(mka_residents *residents) {
+    (void)residents;
+}
+
+mka_status mka_residents_add(mka_residents *residents, const struct mka_matrix *matrix, mka_error *error) {
+    (void)residents, (void)matrix;
+    return mka_fail(error, MKA_UNSUPPORTED, "%s", why);
+}
+
+uint64_t mka_residents_cost(mka_residents *residents, const struct mka_matrix *matrix) {
+    (void)residents, (void)matrix;
+    return 0;
+}
+
+uint64_t mka_device_cache_bytes(const mka_device_cache_shape *shape) {
+    (void)shape;
+    return 0;
+}
+
+mka_status mka_device_cache_create(mka_device *device, const mka_device_cache_shape *shape, mka_device_cache **cache,
+                                   mka_error *error) {
+    (void)device, (void)shape;
+    *cache = NULL;
+    return mka_fail(error, MKA_UNSUPPORTED, "%s", why);
+}
+
+void mka_device_cache_destroy(mka_device_cache *cache) {
+    (void)cache;
+}
+
+void mka_device_cache_truncate(mka_device_cache *cache, int length) {
+    (void)cache, (void)length;
+}
+
+mka_status mka_ops_device(struct mka_ops *ops, struct mka_ops *host, mka_residents *residents, mka_error *error) {
+    (void)ops, (void)host, (void)residents;
+    return mka_fail(error, MKA_UNSUPPORTED, "%s", why);
+}
+
+mka_status mka_ops_mirror(struct mka_ops *ops, const void *base, size_t bytes, mka_error *error) {
+    (void)ops, (void)base, (void)bytes;
+    return mka_fail(error, MKA_UNSUPPORTED, "%s", why);
+}
+
+uint64_t mka_ops_device_scratch(const struct mka_ops *ops) {
+    (void)ops;
+    return 0;
+}
+
+void mka_ops_device_end(struct mka_ops *ops) {
+    (void)ops;
+}

@@ -1,0 +1,73 @@
+/* runtime - an OpenCL device in use: one context and one queue in order, so that commands need no events between them.
+ *
+ * Sessions of one engine share the device. A command's arguments belong to its kernel object, so that a thread holds the lock
+ * from the first argument until the command is queued; nothing waits under it but transfers of operands. It may be taken twice by
+ * one thread. The first failure of a command is kept until someone asks (settle); commands after it do nothing.
+ */
+#ifndef MKA_OPENCL_RUNTIME_H
+#define MKA_OPENCL_RUNTIME_H
+
+#include <CL/cl.h>
+#include <pthread.h>
+
+#include "ops/ops.h"
+#include "program.h"
+
+enum { MKA_CL_ALIGN = 256 }; /* bytes: where planes and tensors begin */
+
+typedef enum mka_cl_kind { MKA_CL_KERNEL, MKA_CL_UP, MKA_CL_DOWN, MKA_CL_KINDS } mka_cl_kind;
+
+/* Commands whose times have not been asked for yet. */
+enum { MKA_CL_TIMED = 1024 };
+typedef struct mka_cl_times {
+    cl_event event[MKA_CL_TIMED];
+    mka_cl_kind kind[MKA_CL_TIMED];
+    int count;
+} mka_cl_times;
+
+struct mka_device {
+    mka_engine *engine;
+    cl_device_id id;
+    cl_context context;
+    cl_command_queue queue;
+    mka_device_info info;
+    char identity[512]; /* device, platform, versions: what a compiled program depends on */
+    size_t local_memory;
+    uint64_t limit; /* bytes that may be taken */
+    int lanes;      /* work-items that share a row: 1 on a CPU, whose cores take one at a time */
+    int profile;
+    pthread_mutex_t lock;
+    mka_cl_programs programs;
+    mka_cl_times times;
+    mka_device_usage usage;
+    mka_error failure; /* status MKA_OK: none */
+};
+
+/* One device of the machine. platforms.c */
+typedef struct mka_cl_found {
+    cl_platform_id platform;
+    cl_device_id device;
+} mka_cl_found;
+/* Fills list up to room; returns how many there are. */
+int mka_cl_find(mka_cl_found *list, int room);
+void mka_cl_describe(const mka_cl_found *found, int index, mka_device_info *info);
+/* ":N", ":NAME" or "". */
+mka_status mka_cl_choose(const char *name, mka_cl_found *found, int *index, mka_error *error);
+
+/* "CL_OUT_OF_RESOURCES" or the number. Static or in room of 24. */
+const char *mka_cl_error_name(cl_int code, char *text);
+
+/* Keeps the first failure of a command. */
+void mka_cl_fail(mka_device *device, cl_int code, const char *what);
+void mka_cl_keep_failure(mka_device *device, const mka_error *failure);
+
+/* A buffer; counted, and refused beyond the limit. what is for the message: "a cache of ...". */
+mka_status mka_cl_take(mka_device *device, size_t bytes, const char *what, cl_mem *buffer, mka_error *error);
+void mka_cl_give(mka_device *device, cl_mem buffer);
+
+/* Where the next command's event goes (NULL: nobody wants its time), and what is known once it is queued. usage.c */
+cl_event *mka_cl_time(mka_device *device, mka_cl_kind kind);
+void mka_cl_collect(mka_device *device); /* the queue is empty */
+double mka_cl_now(void);
+
+#endif
