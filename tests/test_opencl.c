@@ -175,6 +175,23 @@ static void four_bits_token_by_token(void **state) {
     one_cache(o, &seed);
 }
 
+/* On a CPU one work-item has a row for itself; here they share it, as on a GPU, and wait for each other where they must. */
+static void rows_shared_by_lanes(void **state) {
+    (void)state;
+    need_device();
+    uint64_t seed = 23;
+    int before = device->device->lanes;
+    mka_kv_options o;
+    mka_kv_defaults(&o);
+    o.heads = 6, o.kv_heads = 2, o.key_dim = o.value_dim = 8, o.queries = 40, o.context = 300, o.window = 90;
+    device->device->lanes = 16;
+    one_cache(o, &seed);
+    o.key_dim = o.value_dim = 40, o.window = 0;
+    o.key_type = o.value_type = MKA_Q4_0;
+    one_cache(o, &seed);
+    device->device->lanes = before;
+}
+
 /* ---- models ---- */
 
 static void logits_of(mka_engine *engine, const char *shape, mka_type type, const char *router, mka_session_options *o,
@@ -238,6 +255,32 @@ static void tiered_memory_stays_here(void **state) {
     compare_models("tiered", device, MKA_Q8_0, NULL, o);
 }
 
+/* Bytes in which the first layer of compare_models fits, but hardly more: scratch depends on the device. */
+static uint64_t least_memory(mka_type type) {
+    mka_model *model;
+    mka_session *session = NULL;
+    mka_session_options o;
+    mka_error error;
+    mka_session_defaults(&o);
+    o.context = 64;
+    o.chunk = 16;
+    for (uint64_t bytes = 256 << 10; bytes < (uint64_t)1 << 30; bytes += 128 << 10) {
+        mka_engine_options options = options_of("opencl");
+        mka_engine *engine;
+        options.device_memory = bytes;
+        assert_int_equal(mka_engine_create(&options, &engine, &error), MKA_OK);
+        assert_int_equal(mka_model_random(engine, "tiny", type, NULL, 3, &model, &error), MKA_OK);
+        mka_status status = mka_session_create(model, &o, &session, &error);
+        mka_session_destroy(session);
+        mka_model_destroy(model);
+        mka_engine_destroy(engine);
+        if (status == MKA_OK) return bytes;
+        assert_int_equal(status, MKA_NO_MEMORY);
+    }
+    fail_msg("a layer fits in no memory");
+    return 0;
+}
+
 /* A device that is too small for all layers gets the first; one that is too small for any is refused. */
 static void too_small_a_device(void **state) {
     (void)state;
@@ -249,7 +292,7 @@ static void too_small_a_device(void **state) {
     mka_session_options o;
     mka_error error;
     mka_session_defaults(&o);
-    options.device_memory = 1 << 20;
+    options.device_memory = least_memory(MKA_Q8_0);
     logged[0] = 0;
     assert_int_equal(mka_engine_create(&options, &small, &error), MKA_OK);
     compare_models("a part of the layers", small, MKA_Q8_0, NULL, o);
@@ -344,17 +387,12 @@ static void use_is_counted(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(caches_of_random_shapes),
-        cmocka_unit_test(four_bits_token_by_token),
-        cmocka_unit_test(weights_of_every_type),
-        cmocka_unit_test(routed_models),
-        cmocka_unit_test(tiered_memory_stays_here),
-        cmocka_unit_test(too_small_a_device),
-        cmocka_unit_test(devices_that_are_not_there),
-        cmocka_unit_test(a_name_finds_a_device),
-        cmocka_unit_test(a_kernel_that_does_not_build),
-        cmocka_unit_test(a_folder_that_cannot_be),
-        cmocka_unit_test(use_is_counted),
+        cmocka_unit_test(caches_of_random_shapes), cmocka_unit_test(four_bits_token_by_token),
+        cmocka_unit_test(rows_shared_by_lanes),    cmocka_unit_test(weights_of_every_type),
+        cmocka_unit_test(routed_models),           cmocka_unit_test(tiered_memory_stays_here),
+        cmocka_unit_test(too_small_a_device),      cmocka_unit_test(devices_that_are_not_there),
+        cmocka_unit_test(a_name_finds_a_device),   cmocka_unit_test(a_kernel_that_does_not_build),
+        cmocka_unit_test(a_folder_that_cannot_be), cmocka_unit_test(use_is_counted),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }

@@ -5,6 +5,8 @@
  */
 #include "bench.h"
 
+#include <mka/device.h>
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,6 +35,11 @@ void mka_bench_close(mka_bench *bench) {
         mka_limits_destroy(bench->limits[i]);
         mka_engine_destroy(bench->engine[i]);
     }
+}
+
+int mka_bench_on_device(const mka_bench *bench, int engine) {
+    mka_device_info info;
+    return mka_engine_get_device(bench->engine[engine], &info);
 }
 
 int mka_bench_buffer(mka_bench *bench, int engine, size_t bytes) {

@@ -65,4 +65,7 @@ mka_bench_result mka_bench_row_result(const mka_bench *bench, mka_bench_row *row
 /* threads, cpu level and repeats of a row; what every JSON object ends with. */
 void mka_bench_row_json(const mka_bench *bench, const mka_bench_row *row, const mka_bench_result *result, json_t *out);
 
+/* 1 for an engine that computes on a device, which has limits of its own: its rows stand without one. */
+int mka_bench_on_device(const mka_bench *bench, int engine);
+
 #endif

@@ -156,8 +156,9 @@ static int declare(run *r, line *l) {
         l->row.unit = l->phase == MKA_CLI_PREFILL ? info.prefill_unit : info.decode_unit;
     }
     l->row.buffer = (size_t)l->row.bytes;
+    if (mka_bench_on_device(&r->bench, s->engine)) l->row.buffer = 0, l->row.unit = MKA_UNITS;
     int status = mka_bench_row_make(&r->bench, &l->row);
-    return status != 0 ? status : mka_bench_buffer(&r->bench, s->engine, l->row.buffer);
+    return status != 0 || l->row.buffer == 0 ? status : mka_bench_buffer(&r->bench, s->engine, l->row.buffer);
 }
 
 /* ---- measuring ---- */
@@ -316,13 +317,15 @@ static void print_head(mka_cli *cli) {
 
 static void print_line(run *r, line *l, const mka_bench_result *result) {
     const store *s = l->store;
-    char limit[48];
-    snprintf(limit, sizeof limit, "%.1f %s", result->limit, result->by_arithmetic ? mka_unit_name(l->row.unit) : "GB/s");
-    mka_cli_print(r->bench.cli, "%-7s %-7s %5d %3d %4d %6d %7d %-4s %3d %9.3f %9.3f %9.3f %7.1f %8.1f %15s %4.0f%%\n",
+    char limit[48] = "-", fraction[16] = "-";
+    if (l->row.buffer > 0) {
+        snprintf(limit, sizeof limit, "%.1f %s", result->limit, result->by_arithmetic ? mka_unit_name(l->row.unit) : "GB/s");
+        snprintf(fraction, sizeof fraction, "%.0f%%", 100 * result->fraction);
+    }
+    mka_cli_print(r->bench.cli, "%-7s %-7s %5d %3d %4d %6d %7d %-4s %3d %9.3f %9.3f %9.3f %7.1f %8.1f %15s %5s\n",
                   mka_cli_phase_name(l->phase), mka_cli_variant_name(s->variant), s->heads, s->kv_heads, s->head_dim, l->q_len,
                   l->kv_len, mka_cli_type_name((mka_type)s->type), r->bench.machine[s->engine].threads, 1e3 * result->seconds.min,
-                  1e3 * result->seconds.median, 1e3 * result->seconds.max, result->gbps, result->gflops, limit,
-                  100 * result->fraction);
+                  1e3 * result->seconds.median, 1e3 * result->seconds.max, result->gbps, result->gflops, limit, fraction);
 }
 
 static void print_all(run *r) {

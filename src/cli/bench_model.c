@@ -204,7 +204,7 @@ static double operations(const run *r, const line *l) {
 static int warm_up(run *r, line *l) {
     if (time_tokens(l) < 0) return 1;
     l->row.flops = operations(r, l);
-    if (l->phase == MKA_CLI_DECODE) {
+    if (l->phase == MKA_CLI_DECODE && !mka_bench_on_device(&r->bench, l->row.engine)) {
         double each = l->row.bytes / l->tokens;
         l->row.buffer = each < LIMIT_BUFFER ? (size_t)each : LIMIT_BUFFER;
     }

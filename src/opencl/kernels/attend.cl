@@ -77,6 +77,7 @@ kernel void attend(global const float *q, ulong q_at, global const uchar *keys, 
     for (int r = lane; r < ROWS; r += LANES) m[r] = -INFINITY, z[r] = 0.0f;
     for (int r = 0; r < ROWS; r++)
         for (int o = 0; o < OWN; o++) acc[r][o] = 0.0f;
+    barrier(CLK_LOCAL_MEM_FENCE);
     int begin = key_from + split * split_keys, end = begin + split_keys < key_to ? begin + split_keys : key_to;
     int last = first + (tile + rows - 1) / group; /* no row sees further */
     if (end > last + 1) end = last + 1;
