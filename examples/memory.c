@@ -51,10 +51,10 @@ static mka_status ask(mka_memory *memory, mka_error *error) {
     mka_status status = mka_memory_attend(memory, 0, 1, &query[0][0], &out[0][0], &used, error);
     if (status != MKA_OK) return status;
     double pairs = used.queries > 0 ? (double)used.queries : 1;
-    printf(
-        "head 0 answers %.3f (the hidden token's value is 1); of %.0f long-term tokens it read %.0f; %.1f KiB of signs scanned\n",
-        (double)out[0][0], (double)used.long_tokens / pairs, (double)used.read_tokens / pairs,
-        (double)used.scan_bytes / pairs / 1024);
+    printf("head 0 answers %.3f (the hidden token's value is 1); of %.0f long-term tokens it read %.0f; %.1f KiB of mean keys "
+           "scored\n",
+           (double)out[0][0], (double)used.long_tokens / pairs, (double)used.read_tokens / pairs,
+           (double)used.scan_bytes / pairs / 1024);
     return MKA_OK;
 }
 

@@ -40,8 +40,8 @@ typedef void mka_add_fn(int n, const float *x, float *y);
  *          Q8, Q4: q to 8 bits in groups of 32, (1/254) scale sum over groups of max |q| sum |k|.
  *   mix    F32: n + 4 roundings of sum |s v|.   BF16: s to bf16, 2^-8 of that sum.   F16: that, or s and v to bf16, 2^-7,
  * likewise. Q8, Q4: s times the tokens' scales to 8 bits of the largest in up to 256 tokens, (1/255) n max |s v| at most; where
- * a row's weights are concentrated, so that many small ones would be lost, the large ones are cut off and mixed in float32, or all
- * get 16 bits. */
+ * a row's weights are concentrated, so that many small ones would be lost, the large ones are cut off and mixed in float32, or
+ * all get 16 bits. */
 typedef void mka_score_fn(int r, int d, int n, const float *q, const void *keys, float scale, float *s, int lds);
 typedef void mka_online_fn(int r, int n, float *s, int lds, float *m, float *z, float *c);
 typedef void mka_mix_fn(int r, int d, int n, const float *s, int lds, const void *values, const float *c, float *acc);
@@ -130,6 +130,17 @@ typedef void mka_rows_mix_fn(int r, int d, int n, const float *s, int lds, const
 typedef uint64_t mka_scan_fn(int r, int d, const void *block, const uint8_t *tables, const mka_scan_row *rows, float *e,
                              float *mass);
 
+/* Clusters of keys, of which one query row has the scores s of their centroids. With g = gain deviation[t], the deviation of
+ * scores within cluster t, and lift(g) = g^2 / 2 up to g = 1 and g - 1/2 from there on:
+ *
+ *   weigh   s[t] += constant + min(lift(g), 5/2) + log_count[t]
+ *   above   bit t for s[t] + lift(g) / 2 + worth[t] > floor, or NaN        n <= 64
+ *
+ * n is a multiple of 16, gain and deviation >= 0. Off by a few roundings of the terms. */
+#define MKA_MOST_LIFT 2.5F
+typedef void mka_weigh_fn(int n, float constant, float gain, const float *deviation, const float *log_count, float *s);
+typedef uint64_t mka_above_fn(int n, const float *s, float gain, const float *deviation, const float *worth, float floor);
+
 /* One level's kernels. Entries that depend on a stored type are indexed by mka_type and NULL where the type has none:
  * score, mix: F32 F16 BF16 Q8_0 Q4_0 (as cache.h stores them). store: F32 F16 BF16. load: every weight type. gemv_q8: every
  * quantised type. gemv_f32: F32 F16 BF16. */
@@ -159,6 +170,8 @@ typedef struct mka_kernels {
     mka_rows_score_fn *rows_score[MKA_TYPE_LIMIT]; /* F32 F16 BF16 Q8_0 Q4_0, as rows.h stores them */
     mka_rows_mix_fn *rows_mix[MKA_TYPE_LIMIT];
     mka_scan_fn *scan;
+    mka_weigh_fn *weigh;
+    mka_above_fn *above;
     mka_peaks peaks; /* not used by any operation: what they are held against */
 } mka_kernels;
 

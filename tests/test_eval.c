@@ -102,7 +102,7 @@ static void need_model(void) {
 /* ---- recall ---- */
 
 #define RECALL(...)                                                                                                              \
-    MKA("eval", "recall", "-m", run.model, "-f", run.text, "-c", "400", "--max-tokens", "20", "--window", "64", "--json",        \
+    MKA("eval", "recall", "-m", run.model, "-f", run.text, "-c", "420", "--max-tokens", "20", "--window", "64", "--json",        \
         __VA_ARGS__)
 
 static void test_recall(void **state) {
@@ -171,7 +171,7 @@ static void test_recall_contracts(void **state) {
 static void test_recall_text(void **state) {
     (void)state;
     need_model();
-    MKA("eval", "recall", "-m", run.model, "-f", run.text, "-c", "400", "--max-tokens", "20", "--window", "64", "--layers");
+    MKA("eval", "recall", "-m", run.model, "-f", run.text, "-c", "420", "--max-tokens", "20", "--window", "64", "--layers");
     expect(0, "");
     assert_non_null(strstr(run.out, "KL from dense"));
     assert_non_null(strstr(run.out, "lost %"));

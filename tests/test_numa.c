@@ -76,7 +76,7 @@ static void make(cache *c, uint64_t nodes, mka_numa_mode mode, int kv_heads) {
     c->shared.plan.window = WINDOW;
     struct mka_ops_limits limits = {.rows = 1, .cols = 1, .head_rows = 1, .key_dim = DIM, .value_dim = DIM, .context = TOKENS};
     limits.kv_heads = kv_heads;
-    mka_recall_limits recall = {1, kv_heads, DIM, DIM, TOKENS};
+    mka_recall_limits recall = {1, kv_heads, DIM, DIM, mka_longterm_segment(WINDOW), TOKENS};
     for (int pass = 0; pass < 2; pass++) {
         mka_ops_layout(&c->ops, &limits, &c->work);
         mka_tiers_layout(&c->shared, &recall, 1, kv_heads, threads, &c->work);
@@ -128,21 +128,20 @@ typedef struct array {
     int rows;
 } array;
 
-static int arrays_of(const mka_tiers *t, array list[5]) {
+static int arrays_of(const mka_tiers *t, array list[4]) {
     const mka_local *l = &t->local;
     const mka_longterm *f = &t->longterm;
     const array all[] = {{"keys", l->keys, l->tiles * l->key_tile, l->key_tile, 32, 0},
                          {"values", l->values, l->tiles * l->value_tile, l->value_tile, 32, 0},
-                         {"signs", f->scan, f->capacity * f->scan_block, f->scan_block, 64, 0},
-                         {"means", f->means, f->mean_tiles * f->mean_tile, f->mean_tile, 512, 0},
+                         {"index", f->index, f->segments * f->segment, f->segment, (size_t)f->shape.segment, 0},
                          {"rows", f->records.pages, f->capacity * f->records.bytes, f->records.bytes, 64, 1}};
     memcpy(list, all, sizeof all);
-    return 5;
+    return 4;
 }
 
 /* Every page of every head, whose node is home[head]; rows: on that node instead, where it is not -1. */
 static void expect_heads(const cache *c, int kv_heads, const int *home, int rows) {
-    array list[5];
+    array list[4];
     for (int i = 0, n = arrays_of(&c->tiers, list); i < n; i++)
         for (int h = 0; h < kv_heads; h++) {
             int there = 0, elsewhere = 0, node = list[i].rows && rows >= 0 ? rows : home[h];
@@ -176,7 +175,7 @@ static void stretches_of_one_head_lie_on_nodes_in_turn(void **state) {
     (void)state;
     need_nodes();
     cache c;
-    array list[5];
+    array list[4];
     make(&c, 0, MKA_NUMA_AUTO, 1);
     if (c.placement.refused.status) skip();
     for (int i = 0, n = arrays_of(&c.tiers, list); i < n; i++) {
@@ -199,7 +198,7 @@ static void turns_spread_evenly(void **state) {
     make(&c, 0, MKA_NUMA_INTERLEAVE, 4);
     assert_int_equal(prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0), 0);
     if (c.placement.refused.status) skip();
-    array list[5];
+    array list[4];
     for (int i = 0, n = arrays_of(&c.tiers, list); i < n; i++) {
         int first = 0, rest = 0;
         ask(list[i].start, 4 * list[i].head, with[0], &first, &rest);

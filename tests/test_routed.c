@@ -126,7 +126,7 @@ static void recalling_all_is_dense(void **state) {
         o.plan.key_type = o.plan.value_type = MKA_Q8_0;
         logits_of(model, &o, TOKENS - 1, 1, tiered);
         print_message("%s, estimated: logits off by %.3g\n", kinds[k], apart(dense, tiered));
-        assert_true(apart(dense, tiered) < 0.1);
+        assert_true(apart(dense, tiered) < 0.2);
         mka_model_destroy(model);
     }
 }

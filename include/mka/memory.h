@@ -1,11 +1,12 @@
 /* mka/memory.h - the tiered key/value memory of one sequence, for any engine that has keys and values; no model is needed.
  *
- *   append -> [ L1 local: first tokens, window, open block ] -> close -> [ L3 long-term: signs, means, rows ]
+ *   append -> [ L1 local: first tokens, window, open block ] -> close -> [ L3 long-term: index, rows ]
  *   attend <- all of L1, the recalled tokens of L3, estimates of the rest (L2), merged by one softmax
  *
- * Tokens that leave the window are stored in closed blocks of 64. Every query scans the signs of their keys, reads the rows that
- * matter to it, and takes the rest as an estimate from the mean value of every 16 tokens. What a query gets depends on its
- * position alone, not on how many tokens came with it.
+ * Tokens that leave the window are closed in segments of up to 2,048 (about twice the window), whose keys and values are grouped
+ * into clusters of 8 on average. Every query is held against the mean keys of the clusters, reads the rows of those that matter
+ * to it, and takes the others as an estimate from their mean values. What a query gets depends on its position alone, up to
+ * rounding, not on how many tokens came with it.
  */
 #ifndef MKA_MEMORY_H
 #define MKA_MEMORY_H
@@ -17,17 +18,17 @@ extern "C" {
 #endif
 
 typedef enum mka_contract {
-    MKA_RECALL_ESTIMATED, /* read what matters by the scan's estimate; estimate the rest */
+    MKA_RECALL_ESTIMATED, /* read what matters by the estimate by clusters; estimate the rest */
     MKA_RECALL_CERTIFIED, /* never lose more than eps of the softmax mass of the stored cache; what is lost is left out */
     MKA_RECALL_DENSE      /* read everything */
 } mka_contract;
 
-/* What recall promises. With MKA_RECALL_ESTIMATED and neither share nor tokens set, tokens are read whose estimated weight in the
- * softmax exceeds a fixed threshold: heads that look at little read little, and diffuse ones are estimated. */
+/* What recall promises. With MKA_RECALL_ESTIMATED and neither share nor tokens set, clusters are read whose being left unread
+ * would change the output by more than a little: heads that look at little read little, and diffuse ones are estimated. */
 typedef struct mka_recall {
     mka_contract contract;
-    float share; /* estimated: > 0: read, of the tokens that the scan lists, the heaviest until this share of the mass is read;
-                    < 1. By the scan's own estimate of what is unread, which runs low on real models: less is read than it says */
+    float share; /* estimated: > 0: read the heaviest clusters until all others have no more than 1 - share of the mass, by their
+                    estimate, in any query head; < 1 */
     int tokens;  /* estimated: > 0: read at most about so many long-term tokens a query and key/value head, the heaviest */
     float eps;   /* certified: 0 <= eps < 1 */
 } mka_recall;
@@ -54,7 +55,7 @@ typedef struct mka_used {
     uint64_t read_tokens;            /* and tokens whose key and value were read */
     uint64_t local_bytes;            /* L1: keys and values */
     uint64_t mean_bytes;             /* L2 */
-    uint64_t scan_bytes;             /* L3: signs and factors */
+    uint64_t scan_bytes;             /* L3: mean keys of the clusters, and what else tells them apart */
     uint64_t key_bytes, value_bytes; /* L3: rows */
     uint64_t spill_bytes;            /* of these, and of their neighbours in the block: read from the spill file */
     double unread_mass;      /* sum over pairs: the share of the softmax that was estimated or, if certified, left out; the
@@ -64,7 +65,7 @@ typedef struct mka_used {
     uint64_t levels;         /* pairs of a token and a level of memory that it could have read: MKA's three; FastMKA's bank */
     uint64_t levels_skipped; /* of these, pairs that were not read, because the router gave them (next to) nothing */
     uint64_t saved_bytes; /* that reading the skipped ones would have taken at least: of calls that read nothing of a level, its
-                             local tier, and the signs (or, where everything is recalled, the rows) of its long-term one */
+                             local tier, and the mean keys (or, where everything is recalled, the rows) of its long-term one */
 } mka_used;
 
 /* The same for one key/value head of one layer, and how it compares with dense attention over the same stored cache. Sums; what

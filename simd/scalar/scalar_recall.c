@@ -75,6 +75,23 @@ static uint64_t scan(int r, int d, const void *block, const uint8_t *tables, con
     return wanted;
 }
 
+static float lift(float g) {
+    return g < 1 ? 0.5F * g * g : g - 0.5F;
+}
+
+static void cluster_weigh(int n, float constant, float gain, const float *deviation, const float *log_count, float *s) {
+    for (int t = 0; t < n; t++) {
+        float add = lift(gain * deviation[t]);
+        s[t] += constant + (add < MKA_MOST_LIFT ? add : MKA_MOST_LIFT) + log_count[t];
+    }
+}
+
+static uint64_t cluster_above(int n, const float *s, float gain, const float *deviation, const float *worth, float floor) {
+    uint64_t bits = 0;
+    for (int t = 0; t < n; t++) bits |= (uint64_t) !(s[t] + 0.5F * lift(gain * deviation[t]) + worth[t] <= floor) << t;
+    return bits;
+}
+
 void mka_scalar_fill_recall(mka_kernels *k) {
 #define FILL(TYPE, type) k->rows_score[MKA_##TYPE] = rows_score_##type, k->rows_mix[MKA_##TYPE] = rows_mix_##type
     FILL(F32, f32);
@@ -83,4 +100,6 @@ void mka_scalar_fill_recall(mka_kernels *k) {
     FILL(Q8_0, q8);
     FILL(Q4_0, q4);
     k->scan = scan;
+    k->weigh = cluster_weigh;
+    k->above = cluster_above;
 }

@@ -191,6 +191,29 @@ ROW_KERNELS(BF16, bf16, 0)
 ROW_KERNELS(Q8_0, q8, mka_pad(d, GROUP))
 ROW_KERNELS(Q4_0, q4, mka_pad(d, GROUP) / 2)
 
+V_INLINE vf cluster_lift(vf gain, const float *deviation) {
+    vf g = v_mul(gain, v_load(deviation)), one = v_set(1.0f), low = v_sub(one, v_max(v_sub(one, g), v_zero()));
+    return v_fma(v_mul(v_set(0.5f), low), low, v_max(v_sub(g, one), v_zero()));
+}
+
+static void cluster_weigh(int n, float constant, float gain, const float *deviation, const float *log_count, float *s) {
+    vf most = v_set(MKA_MOST_LIFT), g = v_set(gain), c = v_set(constant);
+    for (int t = 0; t < n; t += VW) {
+        vf lift = v_sub(most, v_max(v_sub(most, cluster_lift(g, deviation + t)), v_zero()));
+        v_store(s + t, v_add(v_add(v_load(s + t), c), v_add(lift, v_load(log_count + t))));
+    }
+}
+
+static uint64_t cluster_above(int n, const float *s, float gain, const float *deviation, const float *worth, float floor) {
+    uint64_t bits = 0;
+    vf g = v_set(gain), half = v_set(0.5f);
+    for (int t = 0; t < n; t += VW) {
+        vf key = v_add(v_fma(half, cluster_lift(g, deviation + t), v_load(s + t)), v_load(worth + t));
+        bits |= (uint64_t)vm_others(vm_and_below(vm_all(), key, floor)) << t;
+    }
+    return bits;
+}
+
 void LEVEL(fill_recall)(mka_kernels *k);
 void LEVEL(fill_recall)(mka_kernels *k) {
 #define FILL_ROWS(TYPE, type) k->rows_score[MKA_##TYPE] = rows_score_##type, k->rows_mix[MKA_##TYPE] = rows_mix_##type
@@ -200,4 +223,6 @@ void LEVEL(fill_recall)(mka_kernels *k) {
     FILL_ROWS(Q8_0, q8);
     FILL_ROWS(Q4_0, q4);
     k->scan = scan;
+    k->weigh = cluster_weigh;
+    k->above = cluster_above;
 }

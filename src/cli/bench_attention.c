@@ -261,8 +261,9 @@ static json_t *memory_json(const line *l) {
     if (s->concentration != NULL) {
         json_t *heads = json_array();
         for (int h = 0; h < s->kv_heads; h++)
-            json_array_append_new(heads, json_pack("{s:o, s:i}", "long_mass", mka_cli_json_real(s->concentration[h].long_mass),
-                                                   "tokens_98", s->concentration[h].tokens));
+            json_array_append_new(heads, json_pack("{s:o, s:o, s:i}", "scatter", mka_cli_json_real(s->concentration[h].scatter),
+                                                   "long_mass", mka_cli_json_real(s->concentration[h].long_mass), "tokens_98",
+                                                   s->concentration[h].tokens));
         json_object_set_new(out, "concentration", heads);
     }
     return out;
@@ -288,8 +289,10 @@ static void print_memory(run *r, const line *l) {
     if (s->resident > 0)
         mka_cli_print(r->bench.cli, "        %s of memory taken at most while it was filled\n", mka_cli_size(s->resident, size));
     for (int h = 0; s->concentration != NULL && h < s->kv_heads; h++)
-        mka_cli_print(r->bench.cli, "        head %d: long-term mass %.3f, all but 0.02 of the whole in %d tokens\n", h,
-                      s->concentration[h].long_mass, s->concentration[h].tokens);
+        mka_cli_print(r->bench.cli,
+                      "        head %d: long-term mass %.3f, all but 0.02 of the whole in %d tokens; nearest keys differ by %.2f "
+                      "of the variance\n",
+                      h, s->concentration[h].long_mass, s->concentration[h].tokens, s->concentration[h].scatter);
 }
 
 static void print_json(run *r, line *l, const mka_bench_result *result) {

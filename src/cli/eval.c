@@ -111,9 +111,9 @@ json_t *mka_eval_tiers_json(const mka_used *u, double tokens) {
     double longterm = (double)u->scan_bytes + (double)u->key_bytes + (double)u->value_bytes;
     json_t *tiers =
         json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "local", mka_cli_json_real((double)u->local_bytes / tokens), "session",
-                  mka_cli_json_real((double)u->mean_bytes / tokens), "longterm", mka_cli_json_real(longterm / tokens), "signs",
-                  mka_cli_json_real((double)u->scan_bytes / tokens), "keys", mka_cli_json_real((double)u->key_bytes / tokens),
-                  "values", mka_cli_json_real((double)u->value_bytes / tokens));
+                  mka_cli_json_real((double)u->mean_bytes / tokens), "longterm", mka_cli_json_real(longterm / tokens),
+                  "centroids", mka_cli_json_real((double)u->scan_bytes / tokens), "keys",
+                  mka_cli_json_real((double)u->key_bytes / tokens), "values", mka_cli_json_real((double)u->value_bytes / tokens));
     if (u->bank_bytes > 0) json_object_set_new(tiers, "bank", mka_cli_json_real((double)u->bank_bytes / tokens));
     return tiers;
 }

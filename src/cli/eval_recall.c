@@ -242,7 +242,7 @@ static void print_bytes(work *w) {
                               u->value_bytes, w->bytes,      w->dense_bytes};
     char text[7][32];
     for (int i = 0; i < 7; i++) mka_cli_size(parts[i] / w->decoded, text[i]);
-    mka_cli_print(w->e.cli, "  bytes a token     %s of the dense %s: window %s, means %s, signs %s, keys %s, values %s\n",
+    mka_cli_print(w->e.cli, "  bytes a token     %s of the dense %s: window %s, means %s, centroids %s, keys %s, values %s\n",
                   text[5], text[6], text[0], text[1], text[2], text[3], text[4]);
 }
 

@@ -171,7 +171,7 @@ static const flag flags[] = {
     {"--window", NULL, "N", TIERED | LAYERS | WHOLE, FLAG_INT, AT(plan.window), 64, 1 << 24,
      "tiered: last tokens that are always read; a multiple of 64 (default 1024)"},
     {"--recall", NULL, "HOW", TIERED | LAYERS | WHOLE, FLAG_RECALL, AT(plan.recall), 0, 0,
-     "tiered: auto (default), p=0.95 (share of the mass to read, by an estimate that runs high), tokens=512 (at most), eps=0.01 "
+     "tiered: auto (default), p=0.95 (share of the mass to read, by its estimate), tokens=512 (at most), eps=0.01 "
      "(a certified bound of the "
      "mass that is lost) or dense (all)"},
     {"--level-threshold", NULL, "X", TIERED | WHOLE, FLAG_REAL, AT(level_threshold), 0, 0.333,

@@ -9,8 +9,8 @@ enum { THREAD_PLACES = 72 };
 
 /* Tokens that the local tier of a tiered layer holds at most: what is forgotten is given back in steps. */
 static int local_tokens(const mka_local_shape *s, const mka_memory_plan *plan) {
-    int64_t most =
-        (int64_t)plan->sinks + plan->window + MKA_FORGET_KEEP + MKA_FORGET_LEAST + 2 * (int64_t)s->queries + 4 * MKA_BLOCK;
+    int64_t most = (int64_t)plan->sinks + plan->window + MKA_FORGET_KEEP + MKA_FORGET_LEAST +
+                   2 * mka_longterm_segment(plan->window) + 2 * (int64_t)s->queries + 4 * MKA_BLOCK;
     return most < s->capacity ? (int)most : s->capacity;
 }
 
@@ -20,11 +20,13 @@ void mka_budget_add(mka_budget *b, const mka_local_shape *s, const mka_memory_pl
         b->fixed += whole;
         return;
     }
-    mka_longterm_shape far = {s->kv_heads, s->key_dim, s->value_dim, plan->key_type, plan->value_type, s->capacity};
-    size_t blocks = (tokens + MKA_BLOCK - 1) / MKA_BLOCK,
+    mka_longterm_shape far = {
+        s->kv_heads, s->key_dim, s->value_dim, plan->key_type, plan->value_type, mka_longterm_segment(plan->window), s->capacity};
+    size_t segment = (size_t)far.segment, whole_tokens = (tokens + segment - 1) / segment * segment,
+           blocks = whole_tokens / MKA_BLOCK,
            record = MKA_BLOCK * (mka_row_bytes(plan->key_type, s->key_dim) + mka_row_bytes(plan->value_type, s->value_dim));
     size_t near = whole - token * ((tokens + MKA_TILE - 1) / MKA_TILE * MKA_TILE);
-    b->fixed += near + token * (size_t)local_tokens(s, plan) + tokens * mka_longterm_index_bytes(&far);
+    b->fixed += near + token * (size_t)local_tokens(s, plan) + whole_tokens * mka_longterm_index_bytes(&far);
     b->count += (uint64_t)blocks * (uint64_t)s->kv_heads;
     b->records += (uint64_t)blocks * (uint64_t)s->kv_heads * record;
     b->largest = record > b->largest ? record : b->largest;
@@ -48,7 +50,8 @@ mka_status mka_budget_open(const mka_budget *b, const mka_memory_plan *plan, uin
         return mka_fail(error, MKA_BAD_ARGUMENT, "a folder to spill to (%s) needs a limit of RAM", plan->spill);
     if (plan->ram == 0) return MKA_OK;
     uint64_t fixed = work + b->fixed, whole = fixed + b->records, place = b->largest + MKA_SPILL_PLACE_BYTES;
-    uint64_t places = (uint64_t)threads * THREAD_PLACES + mka_spill_waiting(b->largest), tables = b->count * MKA_SPILL_RECORD_BYTES;
+    uint64_t places = (uint64_t)threads * THREAD_PLACES + mka_spill_waiting(b->largest),
+             tables = b->count * MKA_SPILL_RECORD_BYTES;
     if (whole <= plan->ram) return MKA_OK;
     if (places > b->count) places = b->count;
     uint64_t least = b->count ? fixed + tables + places * place : whole;

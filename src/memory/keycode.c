@@ -32,17 +32,6 @@ float mka_sign_factor(int d, const float *key) {
     return isfinite(factor) && factor < 65504.0F ? factor : 0.0F;
 }
 
-float mka_sign_bound(int d, const float *key) {
-    float factor = f16_to_f32(f32_to_f16(mka_sign_factor(d, key)));
-    double squares = 0;
-    if (factor <= 0) return 0.0F;
-    for (int i = 0; i < d; i++) {
-        double rest = (double)key[i] - (key[i] >= 0 ? (double)factor : -(double)factor);
-        squares += rest * rest;
-    }
-    return (float)(sqrt(squares) / (double)factor * (1 + 1e-6));
-}
-
 size_t mka_scan_tables_bytes(int r, int d) {
     return (size_t)mka_scan_lines(d) * (size_t)r * 32;
 }

@@ -1,7 +1,7 @@
-/* keycode - how the long-term tier sees keys: centred, turned, and reduced to their signs with a factor; and a query prepared to
- * be held against them.
+/* keycode - vectors turned so that outliers spread over all numbers, which long-term rows are stored as; and such vectors reduced
+ * to their signs with a factor, with a query prepared to be held against them, which is how the bank finds its summaries.
  *
- *   key   -> k - centre -> signs flipped by a fixed pattern, Hadamard -> code
+ *   key   -> k - centre -> signs flipped by a fixed pattern, Hadamard -> row, or code
  *   query -> the same turn (products stay), times the scale of the scores -> tables of sums over four dimensions
  *
  * The centre is one constant a head, so that softmax needs q . centre added back once. The turn spreads outliers over all
@@ -15,16 +15,14 @@
 
 #define MKA_SIGN_ERROR 0.60281F /* sqrt(1 - 2 / pi): deviation of x . (k - factor sign k), over |x| factor */
 
-/* Turns x [d] in place; products of turned vectors are those of the vectors. */
+enum { MKA_CODE_DIM = 256 }; /* of a head that has a long-term tier, at most */
+
+/* Turns x [d] in place; products of turned vectors are those of the vectors. mka_turn_back undoes it. */
 void mka_turn(int d, float *x);
-/* Turns it back. */
 void mka_turn_back(int d, float *x);
 
 /* The factor of a turned, centred key [d]; 0 for a key of zeros, or one that is not finite. */
 float mka_sign_factor(int d, const float *key);
-
-/* |key - factor sign(key)| / factor, with the factor as a half float, rounded up; 0 where the factor is 0. */
-float mka_sign_bound(int d, const float *key);
 
 /* Bytes of the tables of r query rows. */
 size_t mka_scan_tables_bytes(int r, int d);

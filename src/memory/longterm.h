@@ -1,39 +1,64 @@
-/* longterm - the long-term tier of one layer: closed blocks of 64 tokens that never change again.
+/* longterm - the long-term tier of one layer: closed segments of up to 2,048 tokens that never change again.
  *
- *   scan    [kv_heads][blocks][scan block]          signs and factors of the keys (simd/rows.h), read by every token
- *   means   [kv_heads][tiles][value tile of 32]     the mean value of every 16 tokens, Q8: stands in for what is not read
- *   records [kv_heads][blocks]                      the rows: 64 turned keys, then 64 values; read where recall wants them
- *   centre  [kv_heads][key_dim]                     turned; frozen before the first block closes
+ *   index   [kv_heads][segments]      what every query reads of a segment: its clusters (cluster.h)
+ *   records [kv_heads][blocks]        the rows, a segment's in order of its clusters: 64 turned keys, then 64 values; read where
+ *                                     recall wants them
+ *   centre  [kv_heads][key_dim]       turned; frozen before the first segment closes
  *
- * Room for capacity is reserved at once; pages are committed as blocks close. Keys are stored turned and less the centre. */
+ * A segment of the index:
+ *
+ *   centroids  key tiles of 32, Q8      mean keys of the clusters: a query is scored against them as against any keys
+ *   means      value tiles of 32, Q8    their mean values, which stand in for what is not read
+ *   directory                           how many tokens each has, where they lie, and how far they are from the centroid
+ *   middle     [value_dim] floats       the mean value of all
+ *   channels   [key_dim] floats         how the squares of those distances spread over the numbers of a key that is not turned;
+ * sum 1
+ *
+ * Room for capacity is reserved at once; pages are committed as segments close. Keys are stored turned and less the centre. */
 #ifndef MKA_MEMORY_LONGTERM_H
 #define MKA_MEMORY_LONGTERM_H
 
+#include "cluster.h"
 #include "keycode.h"
 #include "records.h"
 
-enum { MKA_BLOCK = 64, MKA_MEAN = 16 };
+enum { MKA_BLOCK = 64 };
 
 typedef struct mka_longterm_shape {
     int kv_heads, key_dim, value_dim;
     mka_type key_type, value_type; /* of the rows */
-    int capacity;                  /* tokens; rounded up to whole blocks */
+    int segment;                   /* tokens that close at once */
+    int capacity;                  /* tokens; rounded up to whole segments */
 } mka_longterm_shape;
+
+/* The clusters of a segment. A cluster without tokens has -inf, 0, -inf, 0. */
+typedef struct mka_directory {
+    float log_count[MKA_CLUSTERS_MOST]; /* logarithm of its tokens */
+    float deviation[MKA_CLUSTERS_MOST]; /* root of the mean |key - centroid|^2, as both are stored, and of what rounding a query
+                                           adds */
+    float worth[MKA_CLUSTERS_MOST];     /* log(deviation / sqrt(tokens)) */
+    float radius[MKA_CLUSTERS_MOST];    /* the largest |key - centroid|, rounded up */
+    uint16_t start[MKA_CLUSTERS_MOST + 32]; /* its first row, of the segment's; one more than there are clusters */
+} mka_directory;
 
 typedef struct mka_longterm {
     mka_longterm_shape shape;
-    size_t key_row, value_row, scan_block, mean_tile; /* bytes */
-    size_t capacity;                                  /* blocks of one head */
-    size_t mean_tiles;                                /* of one head */
-    size_t bytes;                                     /* reserved for scan and means */
-    int blocks;                                       /* closed */
-    unsigned char *scan, *means;
+    size_t key_row, value_row, key_tile, mean_tile; /* bytes */
+    size_t segment;                                 /* bytes of a segment of the index */
+    size_t segments, capacity;                      /* of one head: segments, and their blocks */
+    int clusters, tiles, segment_blocks;            /* of a segment: clusters, their tiles, blocks */
+    size_t bytes;                                   /* reserved for the index */
+    int blocks;                                     /* closed, whole segments */
+    unsigned char *index;
     float *centre;
-    float *bound; /* [kv_heads]: the largest |key - factor sign| / factor so far, which certified recall stands on */
     mka_records records;
 } mka_longterm;
 
-/* Bytes that one token takes on average: resident always (scan, means), and of its rows. */
+/* How many tokens a segment has beside a window of so many: about twice as many, so that what waits to be closed is no more than
+ * a window on average. */
+int mka_longterm_segment(int window);
+
+/* Bytes that one token takes on average: resident always (the index), and of its rows. */
 size_t mka_longterm_index_bytes(const mka_longterm_shape *shape);
 size_t mka_longterm_row_bytes(const mka_longterm_shape *shape);
 
@@ -41,21 +66,34 @@ size_t mka_longterm_row_bytes(const mka_longterm_shape *shape);
 mka_status mka_longterm_create(const mka_longterm_shape *shape, mka_spill *spill, mka_longterm *longterm, mka_error *error);
 void mka_longterm_destroy(mka_longterm *longterm);
 
-/* Closes one block: keys [64][key_dim] as they were appended, values [64][value_dim], of one head. Not counted until
- * mka_longterm_count says how many blocks all heads have. */
-mka_status mka_longterm_close(mka_longterm *longterm, const mka_kernels *kernels, int head, int block, float *keys,
-                              const float *values, mka_error *error);
+/* Bytes that mka_longterm_close works in, a multiple of 64: its points come first. */
+size_t mka_longterm_scratch(int segment, int key_dim, int value_dim);
+
+/* Closes one segment of one head. scratch begins with its tokens, [segment][key_dim + value_dim]: keys as they were
+ * appended, and values. Not counted until mka_longterm_count says how many blocks all heads have. On failure it can be closed
+ * again. */
+mka_status mka_longterm_close(mka_longterm *longterm, const mka_kernels *kernels, int head, int segment, void *scratch,
+                              mka_error *error);
 void mka_longterm_count(mka_longterm *longterm, int blocks);
 
-/* Forgets blocks from blocks on. 0: the centre and the bounds too. */
+/* Forgets blocks from blocks on, which begins a segment. 0: the centre too. */
 void mka_longterm_cut(mka_longterm *longterm, int blocks);
 
-/* Where a head's scan block and mean tile lie. */
-static inline const unsigned char *mka_longterm_scan(const mka_longterm *l, int head, int block) {
-    return l->scan + ((size_t)head * l->capacity + (size_t)block) * l->scan_block;
+/* Where a head's segment of the index lies, and its parts. */
+static inline unsigned char *mka_longterm_index(const mka_longterm *l, int head, int segment) {
+    return l->index + ((size_t)head * l->segments + (size_t)segment) * l->segment;
 }
-static inline const unsigned char *mka_longterm_means(const mka_longterm *l, int head, int tile) {
-    return l->means + ((size_t)head * l->mean_tiles + (size_t)tile) * l->mean_tile;
+static inline unsigned char *mka_longterm_means(const mka_longterm *l, unsigned char *index) {
+    return index + (size_t)l->tiles * l->key_tile;
+}
+static inline mka_directory *mka_longterm_directory(const mka_longterm *l, unsigned char *index) {
+    return (mka_directory *)(void *)(mka_longterm_means(l, index) + (size_t)l->tiles * l->mean_tile);
+}
+static inline float *mka_longterm_middle(const mka_longterm *l, unsigned char *index) {
+    return (float *)(void *)(mka_longterm_directory(l, index) + 1);
+}
+static inline float *mka_longterm_channels(const mka_longterm *l, unsigned char *index) {
+    return mka_longterm_middle(l, index) + l->shape.value_dim;
 }
 static inline size_t mka_longterm_record(const mka_longterm *l, int head, int block) {
     return (size_t)head * l->capacity + (size_t)block;

@@ -60,7 +60,8 @@ static mka_status lay_out(mka_memory *memory, mka_error *error) {
                                     .value_dim = o->head_dim,
                                     .kv_heads = o->kv_heads,
                                     .context = o->context};
-    mka_recall_limits recall = {o->heads / o->kv_heads, o->kv_heads, o->head_dim, o->head_dim, o->context};
+    mka_recall_limits recall = {
+        o->heads / o->kv_heads, o->kv_heads, o->head_dim, o->head_dim, mka_longterm_segment(o->plan.window), o->context};
     for (int pass = 0; pass < 2; pass++) { /* measure, then carve */
         mka_ops_layout(&memory->ops, &limits, &memory->work);
         mka_tiers_layout(&memory->shared, &recall, o->queries, o->heads, mka_pool_threads(memory->ops.pool), &memory->work);

@@ -97,7 +97,7 @@ typedef struct area {
     size_t capacity; /* tokens of a head, by which stretches are measured */
 } area;
 
-enum { MOST_AREAS = 7 };
+enum { MOST_AREAS = 6 };
 
 static int list_areas(const mka_tiers *t, area areas[MOST_AREAS]) {
     const mka_local *l = &t->local;
@@ -112,9 +112,8 @@ static int list_areas(const mka_tiers *t, area areas[MOST_AREAS]) {
         areas[count++] = (area){l->near.keys, heads, 0, l->near.tiles, l->near.key_tile, MKA_TILE, near};
         areas[count++] = (area){l->near.values, heads, 0, l->near.tiles, l->near.value_tile, MKA_TILE, near};
     }
-    if (!far->scan) return count;
-    areas[count++] = (area){far->scan, heads, 0, far->capacity, far->scan_block, MKA_BLOCK, blocks};
-    areas[count++] = (area){far->means, heads, 0, far->mean_tiles, far->mean_tile, (size_t)MKA_TILE * MKA_MEAN, blocks};
+    if (!far->index) return count;
+    areas[count++] = (area){far->index, heads, 0, far->segments, far->segment, (size_t)far->shape.segment, blocks};
     if (far->records.pages) /* a spill file's cache belongs to all heads */
         areas[count++] = (area){far->records.pages, heads, 1, far->capacity, far->records.bytes, MKA_BLOCK, blocks};
     return count;

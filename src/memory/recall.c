@@ -21,22 +21,17 @@ static size_t place_pair(unsigned char *base, size_t r, int d, pair *p) {
     size_t used = 0;
     take(base, &used, 1, sizeof *p);
     p->x = take(base, &used, r * (size_t)d, sizeof(float));
-    float **rows[] = {&p->constant, &p->length, &p->slack, &p->total, &p->near_share, &p->share, &p->skip};
+    p->power = take(base, &used, r * (size_t)d, sizeof(float));
+    float **rows[] = {&p->constant, &p->length, &p->log_total, &p->least, &p->bar};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) *rows[i] = take(base, &used, r, sizeof(float));
-    p->rows = take(base, &used, r, sizeof(mka_scan_row));
-    p->tables = take(base, &used, 1, mka_scan_tables_bytes((int)r, d));
     return used;
 }
 
 static size_t place_segment(unsigned char *base, size_t r, int value_dim, segment *s) {
     size_t used = 0;
     take(base, &used, 1, sizeof *s);
-    s->tokens = take(base, &used, LIST_MOST, sizeof(int));
-    s->lifts = take(base, &used, LIST_MOST, sizeof(float));
-    s->keys = take(base, &used, LIST_MOST, sizeof(float));
-    s->weights = take(base, &used, LIST_MOST * r, sizeof(float));
-    s->mass = take(base, &used, r * SEGMENT_MEANS, sizeof(float));
-    float **rows[] = {&s->sum, &s->m, &s->z, &s->unread};
+    s->scores = take(base, &used, r * SCORE_LDS, sizeof(float));
+    float **rows[] = {&s->gain, &s->m, &s->z, &s->unread};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) *rows[i] = take(base, &used, r, sizeof(float));
     s->acc = take(base, &used, r * (size_t)value_dim, sizeof(float));
     return used;
@@ -65,7 +60,7 @@ void mka_recall_layout(mka_recall_work *w, const mka_recall_limits *limits, int 
     segment s;
     size_t rows = (size_t)limits->head_rows, heads = (size_t)limits->kv_heads;
     w->limits = *limits;
-    w->segments = (limits->context + SEGMENT_TOKENS - 1) / SEGMENT_TOKENS;
+    w->segments = (limits->context + limits->segment - 1) / limits->segment;
     w->pair_bytes = place_pair(NULL, rows, limits->key_dim, &p);
     w->segment_bytes = place_segment(NULL, rows, limits->value_dim, &s);
     w->thread_bytes = mka_recall_scratch(limits);
@@ -121,7 +116,7 @@ static double merge_rows(const recall *r, const pair *p, size_t pair_index) {
 
 void mka_recall_merge(const recall *r, size_t pair_index) {
     pair *p = mka_pair_at(r, pair_index);
-    p->threshold = (float)merge_rows(r, p, pair_index); /* read by add_used: the pair is done */
+    p->unread = merge_rows(r, p, pair_index);
 }
 
 /* ---- phases ---- */
@@ -130,7 +125,7 @@ void mka_recall_merge(const recall *r, size_t pair_index) {
 static int place_of_item(const void *work, size_t item) {
     const recall *r = work;
     const mka_longterm *l = r->job->longterm;
-    size_t heads = (size_t)l->shape.kv_heads, pairs = (size_t)r->n * heads, token = item / pairs * SEGMENT_TOKENS;
+    size_t heads = (size_t)l->shape.kv_heads, pairs = (size_t)r->n * heads, token = item / pairs * (size_t)l->shape.segment;
     return mka_places_of(r->ops->places, (int)heads, (int)(item % heads), token / mka_places_stretch(l->capacity * MKA_BLOCK));
 }
 
@@ -146,8 +141,8 @@ static void share(void *argument, int thread, int threads) {
     int here = mka_places_here(r->ops->places, thread);
     for (size_t i = (size_t)thread; i < pairs; i += (size_t)threads) mka_recall_prepare(r, i);
     mka_pool_barrier(r->ops->pool);
-    while (next_item(r, 0, here, items, &item)) /* pairs of one segment follow each other: its signs stay in the cache */
-        mka_recall_scan(r, item % pairs, (int)(item / pairs), scratch);
+    while (next_item(r, 0, here, items, &item)) /* pairs of one segment follow each other: its centroids stay in the cache */
+        mka_recall_score(r, item % pairs, (int)(item / pairs), scratch);
     mka_pool_barrier(r->ops->pool);
     for (size_t i = (size_t)thread; i < pairs; i += (size_t)threads) mka_recall_choose(r, i);
     mka_pool_barrier(r->ops->pool);
@@ -173,20 +168,18 @@ void mka_used_add(mka_used *to, const mka_used *more) {
 static mka_used used_by(const recall *r, size_t pair_index) {
     const mka_longterm *l = r->job->longterm;
     mka_contract contract = r->job->rule->contract;
-    uint64_t blocks = (uint64_t)r->job->blocks, scans = contract == MKA_RECALL_DENSE       ? 0
-                                                        : contract == MKA_RECALL_CERTIFIED ? 2
-                                                                                           : 1;
-    uint64_t tiles = (blocks * MKA_BLOCK / MKA_MEAN + MKA_TILE - 1) / MKA_TILE;
-    mka_used u = {.queries = 1, .long_tokens = blocks * MKA_BLOCK, .scan_bytes = blocks * l->scan_block * scans};
+    uint64_t segments = (uint64_t)r->segments, tiles = (uint64_t)l->tiles;
+    mka_used u = {.queries = 1, .long_tokens = segments * (uint64_t)l->shape.segment};
     for (int s = 0; s < r->segments; s++) {
         const segment *state = mka_segment_at(r, pair_index, s);
         u.scored_tokens += (uint64_t)state->scored;
         u.read_tokens += (uint64_t)state->read;
+        u.mean_bytes += (uint64_t)state->tiles * l->mean_tile;
     }
     u.key_bytes = u.scored_tokens * l->key_row;
     u.value_bytes = u.read_tokens * l->value_row;
-    u.unread_mass = (double)mka_pair_at(r, pair_index)->threshold;
-    if (contract == MKA_RECALL_ESTIMATED) u.mean_bytes = tiles * l->mean_tile;
+    u.unread_mass = mka_pair_at(r, pair_index)->unread;
+    if (contract != MKA_RECALL_DENSE) u.scan_bytes = segments * (l->segment - tiles * l->mean_tile);
     if (contract == MKA_RECALL_CERTIFIED) u.lost_bound = (double)r->job->rule->eps;
     return u;
 }
@@ -201,7 +194,7 @@ static void add_used(const recall *r) {
 }
 
 mka_status mka_recall_run(mka_recall_work *work, mka_ops *ops, const mka_recall_job *job, mka_error *error) {
-    int segments = (job->blocks + SEGMENT_BLOCKS - 1) / SEGMENT_BLOCKS;
+    int segments = job->blocks / job->longterm->segment_blocks;
     for (int first = 0; first < job->n; first += work->queries) {
         recall r = {.job = job, .work = work, .ops = ops, .first = first, .segments = segments};
         r.n = job->n - first < work->queries ? job->n - first : work->queries;

@@ -1,16 +1,15 @@
-/* recall - attention over the long-term tier: scan the signs, choose, read the rows that matter, estimate the rest.
+/* recall - attention over the long-term tier: score the clusters, choose, read the rows that matter, estimate the rest.
  *
- *   item of phase 1 and 3 = (query, key/value head, segment of 4,096 tokens); of the others (query, key/value head)
+ *   item of phase 1 and 3 = (query, key/value head, segment); of the others (query, key/value head)
  *
- *   0 prepare   turns the query rows of the head's group, makes their tables
- *   1 scan      lists the tokens whose estimated weight may matter; sums the others' weights over runs of 16 tokens
- *   2 choose    the threshold of the head, once all its estimates are known
- *   3 read      rows of the chosen tokens, exactly; mean values for the sums of the others: (m, z, acc) of the segment
+ *   0 prepare   turns the query rows of the head's group
+ *   1 score     the estimated weights of a segment's clusters (certified: upper bounds of them), and their sum
+ *   2 choose    from which weight on clusters of the head are read, once all its estimates are known
+ *   3 read      rows of the chosen clusters, exactly; mean values for the others: (m, z, acc) of the segment
  *   4 merge     the segments and the local tier's state
  *
  * Phases are separated by barriers of one run of the threads. Items never share sums, so that results do not depend on the number
- * of threads. A certified or dense contract lists nothing: its phase 1 sums upper bounds, and phase 3 reads whatever they do not
- * rule out. */
+ * of threads. */
 #ifndef MKA_MEMORY_RECALL_H
 #define MKA_MEMORY_RECALL_H
 
@@ -24,6 +23,7 @@ typedef struct mka_recall_limits {
     int head_rows;          /* query heads of one key/value head, at most */
     int kv_heads;           /* at most */
     int key_dim, value_dim; /* at most */
+    int segment;            /* tokens of one */
     int context;            /* tokens */
 } mka_recall_limits;
 

@@ -56,10 +56,8 @@ static mka_status give_row_back(void *owner, size_t index, int writing, mka_erro
 }
 
 static void add_longterm(list *l, mka_longterm *t) {
-    size_t heads = (size_t)t->shape.kv_heads, blocks = (size_t)t->blocks,
-           tiles = (blocks * (MKA_BLOCK / MKA_MEAN) + MKA_TILE - 1) / MKA_TILE, row = MKA_BLOCK * (t->key_row + t->value_row);
-    add(l, "signs", heads, blocks * t->scan_block, t->capacity * t->scan_block, t->scan);
-    add(l, "means", heads, tiles * t->mean_tile, t->mean_tiles * t->mean_tile, t->means);
+    size_t heads = (size_t)t->shape.kv_heads, blocks = (size_t)t->blocks, row = MKA_BLOCK * (t->key_row + t->value_row);
+    add(l, "index", heads, blocks / (size_t)t->segment_blocks * t->segment, t->segments * t->segment, t->index);
     mka_region *rows = add(l, "rows", heads * blocks, row, row, NULL);
     if (rows) rows->owner = t, rows->borrow = borrow_row, rows->give_back = give_row_back;
 }
@@ -71,7 +69,7 @@ size_t mka_stored_regions(mka_tiers *t, int length, const char *name, mka_region
     add_local(&l, &t->local, gap ? t->forgotten : 0, length, "keys", "values");
     add_near(&l, &t->local.near, length);
     if (t->shared && t->judged) {
-        size_t heads = (size_t)t->longterm.shape.kv_heads, floats = heads * ((size_t)t->longterm.shape.key_dim + 1);
+        size_t heads = (size_t)t->longterm.shape.kv_heads, floats = heads * (size_t)t->longterm.shape.key_dim;
         add(&l, "centre", 1, floats * sizeof(float), floats * sizeof(float), (unsigned char *)t->longterm.centre);
         add_longterm(&l, &t->longterm);
     }

@@ -3,7 +3,7 @@
  *
  *   NAME first keys, values   the local tier's first tokens      NAME keys, values   its last ones, as far as not forgotten
  *   NAME near keys, values    its newest ones in 16 bits, beside a cache in four
- *   NAME centre               centre and bounds                  NAME signs, means, rows   closed blocks
+ *   NAME centre               of the keys                        NAME index, rows          closed segments
  */
 #ifndef MKA_MEMORY_STORED_H
 #define MKA_MEMORY_STORED_H
@@ -11,7 +11,7 @@
 #include "format/snapshot.h"
 #include "tiers.h"
 
-enum { MKA_STORED_REGIONS = 10 };
+enum { MKA_STORED_REGIONS = 9 };
 
 /* Fills regions [MKA_STORED_REGIONS] for a tier's present state and length tokens, and returns how many there are. They borrow
  * the tiers' memory. name: at most 16 characters. */

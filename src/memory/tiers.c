@@ -8,11 +8,12 @@
 #include "base/status.h"
 #include "watch.h"
 
-enum { MOST_HEAD_DIM = 256, MOST_ROWS = 64 };
+enum { MOST_HEAD_DIM = MKA_CODE_DIM, MOST_ROWS = 64 };
 
-/* Where codes stop being of use: typical error of a score, in nats, that the rows' rounding and the signs leave. A model's own
- * noise in bf16 is about 0.05, and recall still works with signs off by 3. */
-static const float most_row_error = 0.25F, most_sign_error = 8.0F;
+/* Where long-term rows stop being of use: typical error of a score, in nats, that their rounding leaves (a model's own noise in
+ * bf16 is about 0.05), and typical difference between a score and that of the mean key, where no cluster can be told from what
+ * its tokens score. */
+static const float most_row_error = 0.25F, most_deviation = 13.0F;
 
 void mka_memory_plan_defaults(mka_memory_plan *plan) {
     *plan = (mka_memory_plan){.sinks = 64, .window = 1024, .key_type = MKA_Q8_0, .value_type = MKA_Q8_0};
@@ -36,12 +37,13 @@ int mka_tiers_fit(const mka_local_shape *s, int heads) {
 
 void mka_tiers_layout(mka_tiers_shared *s, const mka_recall_limits *limits, int queries, int heads, int threads,
                       mka_arena *arena) {
-    size_t rows = (size_t)queries * (size_t)heads, block = (size_t)limits->kv_heads * MKA_BLOCK;
+    size_t rows = (size_t)queries * (size_t)heads;
+    int closers = limits->kv_heads < threads ? limits->kv_heads : threads;
     mka_recall_layout(&s->work, limits, threads, arena);
     s->m = mka_arena_take(arena, rows, sizeof(float));
     s->z = mka_arena_take(arena, rows, sizeof(float));
-    s->keys = mka_arena_take(arena, block * (size_t)limits->key_dim, sizeof(float));
-    s->values = mka_arena_take(arena, block * (size_t)limits->value_dim, sizeof(float));
+    s->closing_bytes = mka_longterm_scratch(limits->segment, limits->key_dim, limits->value_dim);
+    s->closing = mka_arena_take(arena, (size_t)closers, s->closing_bytes);
 }
 
 mka_status mka_tiers_create(const mka_local_shape *shape, mka_tiers_shared *shared, mka_tiers *t, mka_error *error) {
@@ -53,11 +55,12 @@ mka_status mka_tiers_create(const mka_local_shape *shape, mka_tiers_shared *shar
                               .value_dim = shape->value_dim,
                               .key_type = shared->plan.key_type,
                               .value_type = shared->plan.value_type,
+                              .segment = mka_longterm_segment(shared->plan.window),
                               .capacity = shape->capacity};
     status = mka_longterm_create(&far, shared->spill, &t->longterm, error);
     if (!status && shared->plan.ram) { /* every head has a part of its own, of which a whole huge page would be taken */
         mka_pages_small(t->local.keys, t->local.bytes);
-        mka_pages_small(t->longterm.scan, t->longterm.bytes);
+        mka_pages_small(t->longterm.index, t->longterm.bytes);
     }
     if (status) mka_tiers_destroy(t);
     return status;
@@ -86,8 +89,11 @@ mka_status mka_tiers_failure(mka_tiers_shared *s, mka_error *error) {
 
 /* ---- closing ---- */
 
+/* Closed blocks that the query at a position leaves behind its window: whole segments. */
 static int blocks_behind(const mka_tiers *t, int position) {
-    return t->shared ? mka_blocks_behind(t->shared->plan.sinks, t->shared->plan.window, position) : 0;
+    if (!t->shared) return 0;
+    int blocks = mka_blocks_behind(t->shared->plan.sinks, t->shared->plan.window, position);
+    return blocks / t->longterm.segment_blocks * t->longterm.segment_blocks;
 }
 
 static int edge(const mka_tiers *t, int blocks) {
@@ -97,24 +103,29 @@ static int edge(const mka_tiers *t, int blocks) {
 typedef struct close_task {
     mka_tiers *tiers;
     mka_ops *ops;
-    int from, to; /* blocks */
+    int from, to; /* segments */
 } close_task;
+
+/* The tokens of a segment, as the long-term tier wants them. */
+static void gather(const mka_tiers *t, int head, int segment, float *points) {
+    const mka_local_shape *s = &t->local.shape;
+    int first = edge(t, segment * t->longterm.segment_blocks);
+    for (int i = 0; i < t->longterm.shape.segment; i++, points += s->key_dim + s->value_dim) {
+        mka_local_key(&t->local, head, first + i, points);
+        mka_local_value(&t->local, head, first + i, points + s->key_dim);
+    }
+}
 
 static void close_share(void *argument, int thread, int threads) {
     const close_task *c = argument;
     mka_tiers *t = c->tiers;
-    const mka_local_shape *s = &t->local.shape;
-    for (int head = thread; head < s->kv_heads; head += threads) {
-        float *keys = t->shared->keys + (size_t)head * MKA_BLOCK * (size_t)s->key_dim,
-              *values = t->shared->values + (size_t)head * MKA_BLOCK * (size_t)s->value_dim;
-        for (int block = c->from; block < c->to; block++) {
-            for (int i = 0; i < MKA_BLOCK; i++) {
-                mka_local_key(&t->local, head, edge(t, block) + i, keys + (size_t)i * (size_t)s->key_dim);
-                mka_local_value(&t->local, head, edge(t, block) + i, values + (size_t)i * (size_t)s->value_dim);
-            }
+    for (int head = thread; head < t->local.shape.kv_heads; head += threads) {
+        void *scratch = t->shared->closing + (size_t)thread * t->shared->closing_bytes;
+        for (int segment = c->from; segment < c->to; segment++) {
             mka_error error;
             if (atomic_load(&t->shared->failed)) return;
-            if (mka_longterm_close(&t->longterm, c->ops->kernels, head, block, keys, values, &error) != MKA_OK)
+            gather(t, head, segment, scratch);
+            if (mka_longterm_close(&t->longterm, c->ops->kernels, head, segment, scratch, &error) != MKA_OK)
                 note_failure(t->shared, &error);
         }
     }
@@ -134,11 +145,11 @@ static void freeze_centre(mka_tiers *t) {
     }
 }
 
-/* Mean squares over every 16th key of the window: of what the rows lose, and of the signs' error for a query of length 1. */
-static void measure_codes(const mka_tiers *t, const mka_ops *ops, double *rows, double *signs) {
+/* Mean squares over every 16th key of the window: of what the rows lose, and of the key itself, in each number. */
+static void measure_rows(const mka_tiers *t, const mka_ops *ops, double *lost, double *keys) {
     const mka_longterm *l = &t->longterm;
     int d = l->shape.key_dim, count = 0;
-    *rows = *signs = 0;
+    *lost = *keys = 0;
     for (int head = 0; head < l->shape.kv_heads; head++)
         for (int i = 0; i < t->shared->plan.window; i += 16, count++) {
             float key[MOST_HEAD_DIM], back[MOST_HEAD_DIM];
@@ -148,28 +159,30 @@ static void measure_codes(const mka_tiers *t, const mka_ops *ops, double *rows, 
             for (int e = 0; e < d; e++) key[e] -= l->centre[(size_t)head * (size_t)d + (size_t)e];
             mka_put_row(l->shape.key_type, ops->kernels->store[l->shape.key_type], d, key, row);
             mka_get_row(l->shape.key_type, d, row, back);
-            for (int e = 0; e < d; e++) *rows += (double)(key[e] - back[e]) * (double)(key[e] - back[e]) / d;
-            double sign = (double)(mka_sign_factor(d, key) * MKA_SIGN_ERROR);
-            *signs += sign * sign;
+            for (int e = 0; e < d; e++) {
+                *lost += (double)(key[e] - back[e]) * (double)(key[e] - back[e]) / d;
+                *keys += (double)key[e] * (double)key[e] / d;
+            }
         }
-    *rows /= count;
-    *signs /= count;
+    *lost /= count;
+    *keys /= count;
 }
 
-/* Decides, by the query that is about to leave the first block behind, whether the codes are fit for this layer. */
+/* Decides, by the query that is about to leave the first segment behind, whether rows are fit for this layer. */
 static void judge(mka_tiers *t, const mka_ops *ops, const mka_attend_job *job, const float *query) {
-    double squares = 0, rows, signs;
+    double squares = 0, lost, keys;
     size_t count = (size_t)job->heads * (size_t)t->local.shape.key_dim;
     freeze_centre(t);
-    measure_codes(t, ops, &rows, &signs);
+    measure_rows(t, ops, &lost, &keys);
     for (size_t i = 0; i < count; i++) squares += (double)(query[i] * job->scale) * (double)(query[i] * job->scale);
     squares /= job->heads; /* mean |x|^2 */
-    t->dense = !(sqrt(squares * rows) <= (double)most_row_error && sqrt(squares * signs) <= (double)most_sign_error);
+    t->dense = !(sqrt(squares * lost) <= (double)most_row_error && sqrt(squares * keys) <= (double)most_deviation);
     t->judged = 1;
 }
 
 static void forget(mka_tiers *t, int blocks) {
-    int to = edge(t, blocks) - MKA_FORGET_KEEP - mka_pad(t->local.shape.queries, MKA_BLOCK); /* a pass may be taken back */
+    int keep = t->longterm.shape.segment > MKA_FORGET_KEEP ? t->longterm.shape.segment : MKA_FORGET_KEEP;
+    int to = edge(t, blocks) - keep - mka_pad(t->local.shape.queries, MKA_BLOCK); /* a pass may be taken back */
     if (to - t->forgotten < MKA_FORGET_LEAST) return;
     mka_local_forget(&t->local, t->shared->plan.sinks, to);
     t->forgotten = to;
@@ -177,7 +190,10 @@ static void forget(mka_tiers *t, int blocks) {
 
 static void close_blocks(mka_tiers *t, mka_ops *ops, int blocks) {
     if (blocks <= t->longterm.blocks) return;
-    close_task task = {.tiers = t, .ops = ops, .from = t->longterm.blocks, .to = blocks};
+    close_task task = {.tiers = t,
+                       .ops = ops,
+                       .from = t->longterm.blocks / t->longterm.segment_blocks,
+                       .to = blocks / t->longterm.segment_blocks};
     mka_pool_run(ops->pool, close_share, &task);
     if (atomic_load(&t->shared->failed)) return; /* the tokens stay local; closing them is tried again when it comes to them */
     mka_longterm_count(&t->longterm, blocks);
@@ -265,9 +281,11 @@ static mka_attend_job part_of(const mka_tiers *t, const mka_attend_job *job, int
 static uint64_t least_bytes(const mka_tiers *t, int end, int blocks) {
     uint64_t token = mka_local_token_bytes(&t->local.shape), tokens = (uint64_t)end;
     if (!blocks) return tokens * token;
+    const mka_longterm *l = &t->longterm;
+    uint64_t centroids = l->segment - (uint64_t)l->tiles * l->mean_tile;
     uint64_t far = t->shared->plan.recall.contract == MKA_RECALL_DENSE
-                       ? (uint64_t)blocks * MKA_BLOCK * mka_longterm_row_bytes(&t->longterm.shape)
-                       : (uint64_t)blocks * t->longterm.scan_block * (uint64_t)t->local.shape.kv_heads;
+                       ? (uint64_t)blocks * MKA_BLOCK * mka_longterm_row_bytes(&l->shape)
+                       : (uint64_t)(blocks / l->segment_blocks) * centroids * (uint64_t)l->shape.kv_heads;
     return (tokens - (uint64_t)blocks * MKA_BLOCK) * token + far;
 }
 
@@ -345,7 +363,8 @@ int mka_tiers_set_state(mka_tiers *t, int length, const mka_tiers_state *s) {
     if (!t->shared) return !s->judged && !s->dense && !s->forgotten && !s->blocks;
     int sinks = t->shared->plan.sinks, most = length > 0 ? blocks_behind(t, length - 1) : 0;
     if (s->judged < 0 || s->judged > 1 || s->dense < 0 || s->dense > s->judged) return 0;
-    if (s->blocks < 0 || s->blocks > most || (s->blocks && (s->dense || !s->judged))) return 0;
+    if (s->blocks < 0 || s->blocks > most || s->blocks % t->longterm.segment_blocks || (s->blocks && (s->dense || !s->judged)))
+        return 0;
     if (s->forgotten < sinks || s->forgotten % MKA_BLOCK || (s->forgotten > sinks && s->forgotten > edge(t, s->blocks))) return 0;
     t->judged = s->judged;
     t->dense = s->dense;

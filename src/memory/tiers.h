@@ -4,12 +4,12 @@
  *   position  0 ..... sinks ......................... edge ................ length
  *             | local |      long-term, closed        |  local (window)     |
  *
- * edge(position) is where a query's window begins: sinks + the largest whole number of blocks that leaves window tokens between
+ * edge(position) is where a query's window begins: sinks + the largest whole number of segments that leaves window tokens between
  * it and the query. It depends on the position alone, so that a prompt in chunks of any size and decoding token by token see the
- * same. Blocks close when a query comes whose window has left them behind.
+ * same. Segments close when a query comes whose window has left them behind.
  *
- * A layer whose keys the codes do not fit (huge biases, as in the first and last layer of Qwen2.5) finds that out before its
- * first block closes, and stays local as a whole.
+ * A layer whose keys the rows do not fit (huge biases, as in the first and last layer of Qwen2.5) finds that out before its
+ * first segment closes, and stays local as a whole.
  */
 #ifndef MKA_MEMORY_TIERS_H
 #define MKA_MEMORY_TIERS_H
@@ -25,8 +25,9 @@ struct mka_watch;
 typedef struct mka_tiers_shared {
     mka_memory_plan plan;
     mka_recall_work work;
-    float *m, *z;         /* [queries of a call][heads] running state of attention */
-    float *keys, *values; /* [kv_heads][64][dim] a block on its way from one tier to the other */
+    float *m, *z;           /* [queries of a call][heads] running state of attention */
+    unsigned char *closing; /* [threads that close][closing_bytes] segments on their way from one tier to the other */
+    size_t closing_bytes;
     mka_used used;
     mka_spill *spill;        /* NULL: rows stay in memory */
     atomic_int failed;       /* not 0: a tier could not be written or read; error says why, and results mean nothing */
@@ -36,15 +37,16 @@ typedef struct mka_tiers_shared {
 
 typedef struct mka_tiers {
     mka_local local;
-    mka_longterm longterm;    /* scan NULL: this layer has the local tier alone */
+    mka_longterm longterm;    /* index NULL: this layer has the local tier alone */
     mka_tiers_shared *shared; /* borrowed; NULL likewise */
-    int judged;               /* 1: the codes were held against the keys */
+    int judged;               /* 1: the rows were held against the keys */
     int dense;                /* 1: they do not fit, nothing closes */
     int forgotten;            /* tokens sinks..forgotten - 1 are no longer in the local tier */
     mka_head_used *heads;     /* NULL, or [kv_heads] while somebody watches; owned */
 } mka_tiers;
 
-/* How much of the local tier is kept when closed blocks leave it, and in what steps that happens; tokens. */
+/* How much of the local tier is kept when closed segments leave it, at least (and at least a segment, so that the last tokens can
+ * be taken back), and in what steps that happens; tokens. */
 enum { MKA_FORGET_KEEP = 1024, MKA_FORGET_LEAST = 2048 };
 
 /* Closed blocks that the query at a position leaves behind its window. */
@@ -76,7 +78,7 @@ void mka_tiers_destroy(mka_tiers *tiers);
 void mka_tiers_attend(mka_tiers *tiers, mka_ops *ops, const mka_attend_job *job, const float *weights, int stride);
 
 /* Closes what the windows of the first length tokens' successors leave behind, as attention would, for tokens that were stored
- * without it. The codes are taken as fit. */
+ * without it. The rows are taken as fit. */
 void mka_tiers_settle(mka_tiers *tiers, mka_ops *ops, int length);
 
 /* 1 where the tokens from length on can be forgotten: the window of the next token must still be local. */

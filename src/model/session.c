@@ -42,7 +42,7 @@ static void layout_ops(mka_session *s) {
 }
 
 static void layout_tiers(mka_session *s) {
-    mka_recall_limits limits = {.context = s->options.context};
+    mka_recall_limits limits = {.context = s->options.context, .segment = mka_longterm_segment(s->options.plan.window)};
     int heads = 1;
     for (int i = 0; i < s->model->sizes.layers; i++) {
         const mka_layer_config *c = &s->model->blocks[i].attention.config;

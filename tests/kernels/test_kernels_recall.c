@@ -283,6 +283,40 @@ static void check_scan_extremes(const mka_kernels *k) {
     free_scan(&c);
 }
 
+/* ---- clusters ---- */
+
+static double cluster_lift(double g) {
+    return g < 1 ? 0.5 * g * g : g - 0.5;
+}
+
+/* Weights and choices of clusters against their formulas; choices that rounding may decide either way are let be. */
+static void check_clusters(const mka_kernels *k) {
+    int n = 16 * random_int(1, 4), nan = random_int(0, 3) ? -1 : random_int(0, n - 1);
+    float *s = floats(n), *deviation = floats(n), *count = floats(n), *worth = floats(n), before[64];
+    float constant = random_float(PLAIN), gain = 3 * fabsf(random_float(PLAIN)), floor = random_float(PLAIN);
+    for (int t = 0; t < n; t++) {
+        s[t] = before[t] = t == nan ? NAN : 4 * random_float(PLAIN);
+        deviation[t] = 2 * fabsf(random_float(PLAIN));
+        count[t] = t % 7 == 3 ? -INFINITY : 2 * fabsf(random_float(PLAIN));
+        worth[t] = t % 7 == 3 ? -INFINITY : random_float(PLAIN);
+    }
+    uint64_t bits = k->above(n, s, gain, deviation, worth, floor);
+    k->weigh(n, constant, gain, deviation, count, s);
+    assert_true(n == 64 || bits >> n == 0);
+    for (int t = 0; t < n; t++) {
+        double lift = cluster_lift((double)gain * (double)deviation[t]);
+        double want = (double)before[t] + (double)constant + (lift < 2.5 ? lift : 2.5) + (double)count[t];
+        double key = (double)before[t] + 0.5 * lift + (double)worth[t] - (double)floor;
+        if (t == nan) {
+            assert_true(isnan(s[t]) && (bits >> t & 1));
+            continue;
+        }
+        assert_true(isinf(want) ? s[t] == (float)want : fabs((double)s[t] - want) < 1e-5 * (1 + fabs(want) + lift));
+        if (isinf(key) || fabs(key) > 1e-5 * (10 + lift)) assert_int_equal(bits >> t & 1, key > 0);
+    }
+    release();
+}
+
 #define TEST(name, rounds)                                                                                                       \
     static void test_##name(void **state) {                                                                                      \
         (void)state;                                                                                                             \
@@ -294,11 +328,13 @@ TEST(rows_mix, 200)
 TEST(rows_nan, 100)
 TEST(scan, 200)
 TEST(scan_extremes, 300)
+TEST(clusters, 300)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows),     cmocka_unit_test(test_rows_score), cmocka_unit_test(test_rows_mix),
         cmocka_unit_test(test_rows_nan), cmocka_unit_test(test_scan),       cmocka_unit_test(test_scan_extremes),
+        cmocka_unit_test(test_clusters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

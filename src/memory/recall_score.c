@@ -1,0 +1,218 @@
+/* recall_score - the first phases of recall: the query held against the centroids, and the choice of clusters to read.
+ *
+ * With s the score of a centroid, n its tokens and g the deviation of scores within the cluster, which is the query's gain times
+ * the deviation of the cluster's keys: the cluster weighs n exp(s + g^2/2) if its scores are normal, and leaving its tokens
+ * unread changes the output by about
+ *
+ *   sqrt(n) exp(s + g^2/2) sqrt(exp(g^2) - 1)  ~  n exp(s + 3/4 g^2) g / sqrt(n)
+ *
+ * in units of the values' differences. Its logarithm is the key that clusters are chosen by. With g > 1 the mean of so few
+ * weights is hardly ever as large as its expectation, which rare large ones make up: from there on g - 1/2 stands in for g^2/2.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "recall_parts.h"
+
+/* ---- 0: prepare ---- */
+
+void mka_recall_prepare(const recall *r, size_t pair_index) {
+    const mka_recall_job *job = r->job;
+    const mka_longterm_shape *shape = &job->longterm->shape;
+    const mka_kernels *kernels = r->ops->kernels;
+    pair *p = mka_pair_at(r, pair_index);
+    int d = shape->key_dim, group = job->heads / shape->kv_heads, query = r->first + (int)(pair_index / (size_t)shape->kv_heads);
+    p->head = (int)(pair_index % (size_t)shape->kv_heads);
+    p->r = group;
+    mka_pair_place(r, p);
+    size_t row = (size_t)query * (size_t)job->heads + (size_t)p->head * (size_t)group;
+    p->m = job->m + row;
+    p->z = job->z + row;
+    p->out = job->out + row * (size_t)shape->value_dim;
+    for (int i = 0; i < group; i++) {
+        float *x = p->x + (size_t)i * (size_t)d, *power = p->power + (size_t)i * (size_t)d;
+        const float *q = job->q + (row + (size_t)i) * (size_t)d;
+        for (int e = 0; e < d; e++) {
+            x[e] = q[e] * job->scale;
+            power[e] = x[e] * x[e];
+        }
+        mka_turn(d, x);
+        p->constant[i] = kernels->dot(d, x, job->longterm->centre + (size_t)p->head * (size_t)d);
+        p->length[i] = sqrtf(kernels->dot(d, x, x)) * (1 + 1e-5F);
+    }
+}
+
+/* ---- 1: score ---- */
+
+/* Logarithms of the clusters' weights, and the sum of these weights in m and z. */
+static void score_estimates(const recall *r, const pair *p, segment *s, unsigned char *index, float *scratch) {
+    const mka_longterm *l = r->job->longterm;
+    const mka_kernels *kernels = r->ops->kernels;
+    const mka_directory *directory = mka_longterm_directory(l, index);
+    int d = l->shape.key_dim;
+    kernels->score[MKA_Q8_0](p->r, d, l->clusters, p->x, index, 1.0F, s->scores, SCORE_LDS);
+    for (int i = 0; i < p->r; i++) {
+        float *scores = s->scores + (size_t)i * SCORE_LDS, change;
+        s->gain[i] = sqrtf(kernels->dot(d, p->power + (size_t)i * (size_t)d, mka_longterm_channels(l, index)));
+        kernels->weigh(l->clusters, p->constant[i], s->gain[i], directory->deviation, directory->log_count, scores);
+        memcpy(scratch, scores, (size_t)l->clusters * sizeof *scores);
+        s->m[i] = -INFINITY;
+        s->z[i] = 0;
+        kernels->online(1, l->clusters, scratch, SCORE_LDS, &s->m[i], &s->z[i], &change);
+    }
+}
+
+/* Upper bounds of the clusters' weights: |x . (key - centroid)| <= |x| radius, and what products in float32 round. */
+static void score_bounds(const recall *r, const pair *p, segment *s, const unsigned char *index) {
+    const mka_longterm *l = r->job->longterm;
+    const mka_directory *directory = mka_longterm_directory(l, (unsigned char *)(uintptr_t)index);
+    int d = l->shape.key_dim;
+    for (int c = 0; c < l->clusters; c++) {
+        float centroid[MKA_CODE_DIM];
+        mka_get_key(MKA_Q8_0, d, index + (size_t)(c / MKA_TILE) * l->key_tile, c % MKA_TILE, centroid);
+        float length = sqrtf(r->ops->kernels->dot(d, centroid, centroid));
+        for (int i = 0; i < p->r; i++) {
+            const float *x = p->x + (size_t)i * (size_t)d;
+            float score = r->ops->kernels->dot(d, x, centroid) + p->constant[i];
+            float reach = p->length[i] * (directory->radius[c] + 4e-5F * (length + directory->radius[c]));
+            s->scores[(size_t)i * SCORE_LDS + (size_t)c] = score + reach + directory->log_count[c];
+        }
+    }
+}
+
+void mka_recall_score(const recall *r, size_t pair_index, int index, unsigned char *scratch) {
+    const pair *p = mka_pair_at(r, pair_index);
+    segment *s = mka_segment_at(r, pair_index, index);
+    mka_segment_place(r, s);
+    s->scored = s->read = s->tiles = 0;
+    unsigned char *at = mka_longterm_index(r->job->longterm, p->head, index);
+    if (r->job->rule->contract == MKA_RECALL_ESTIMATED) score_estimates(r, p, s, at, (float *)(void *)scratch);
+    if (r->job->rule->contract == MKA_RECALL_CERTIFIED) score_bounds(r, p, s, at);
+}
+
+/* ---- 2: choose ---- */
+
+/* Steps of a logarithm in the histograms below: eight to a nat, and the value that a step begins with. */
+enum { STEPS = 1024 };
+
+static int step_of(float logarithm) {
+    float step = (logarithm + 120.0F) * 8.0F;
+    return step >= STEPS - 1 ? STEPS - 1 : step > 0 ? (int)step : 0; /* NaN: 0 */
+}
+
+static float step_value(int step) {
+    return (float)step / 8.0F - 120.0F;
+}
+
+static int tokens_of(const mka_directory *directory, int cluster) {
+    return directory->start[cluster + 1] - directory->start[cluster];
+}
+
+/* The largest share of the softmax that a cluster takes in any row, as a step. */
+static int share_step(const pair *p, const segment *s, int cluster) {
+    float most = -INFINITY;
+    for (int i = 0; i < p->r; i++) most = fmaxf(most, s->scores[(size_t)i * SCORE_LDS + (size_t)cluster] - p->log_total[i]);
+    return step_of(most);
+}
+
+/* The step from which on clusters have count tokens at most. */
+static int step_of_tokens(const recall *r, const pair *p, size_t pair_index, int count) {
+    int steps[STEPS] = {0}, step = STEPS, sum = 0;
+    for (int n = 0; n < r->segments; n++) {
+        const segment *s = mka_segment_at(r, pair_index, n);
+        const mka_longterm *l = r->job->longterm;
+        const mka_directory *directory = mka_longterm_directory(l, mka_longterm_index(l, p->head, n));
+        for (int c = 0; c < l->clusters; c++) steps[share_step(p, s, c)] += tokens_of(directory, c);
+    }
+    while (step > 0 && sum + steps[step - 1] <= count) sum += steps[--step];
+    return step;
+}
+
+/* The step up to which the clusters of every row take no more than rest of its softmax. */
+static int step_of_share(const recall *r, const pair *p, size_t pair_index, float rest) {
+    int least = STEPS;
+    for (int i = 0; i < p->r; i++) {
+        float steps[STEPS] = {0}, unread = 0;
+        int step = 0;
+        for (int n = 0; n < r->segments; n++) {
+            const segment *s = mka_segment_at(r, pair_index, n);
+            for (int c = 0; c < r->job->longterm->clusters; c++)
+                steps[share_step(p, s, c)] += expf(s->scores[(size_t)i * SCORE_LDS + (size_t)c] - p->log_total[i]);
+        }
+        while (step < STEPS && unread + steps[step] <= rest) unread += steps[step++];
+        if (step < least) least = step;
+    }
+    return least;
+}
+
+/* Half of what a certified contract may lose goes to clusters whose bounds are small, half to tokens whose weights prove to be.
+ */
+static void choose_bounds(const recall *r, pair *p, size_t pair_index) {
+    float eps = r->job->rule->eps, tokens = (float)r->job->blocks * MKA_BLOCK;
+    for (int i = 0; i < p->r; i++) {
+        float log_budget = logf(0.5F * eps / (1 - eps) * p->z[i] * (1 - 1e-4F)) + p->m[i], steps[STEPS] = {0}, sum = 0;
+        int step = 0;
+        for (int n = 0; n < r->segments; n++) {
+            const float *scores = mka_segment_at(r, pair_index, n)->scores + (size_t)i * SCORE_LDS;
+            for (int c = 0; c < r->job->longterm->clusters; c++)
+                if (scores[c] > -INFINITY) steps[step_of(scores[c] - log_budget)] += expf(scores[c] - log_budget);
+        }
+        steps[0] += (float)(r->segments * r->job->longterm->clusters) * expf(step_value(1)); /* whatever lies below the first */
+        while (step < STEPS - 1 && sum + steps[step] <= 1) sum += steps[step++];
+        p->bar[i] = eps > 0 && step > 0 ? step_value(step) + log_budget - 1e-4F : -INFINITY;
+        p->least[i] = eps > 0 ? log_budget - logf(tokens) : -INFINITY;
+    }
+}
+
+static void add_totals(const recall *r, pair *p, size_t pair_index) {
+    for (int i = 0; i < p->r; i++) {
+        float most = p->m[i], sum = 0;
+        for (int n = 0; n < r->segments; n++) most = fmaxf(most, mka_segment_at(r, pair_index, n)->m[i]);
+        for (int n = 0; n < r->segments; n++) {
+            const segment *s = mka_segment_at(r, pair_index, n);
+            if (s->m[i] > -INFINITY) sum += s->z[i] * expf(s->m[i] - most);
+        }
+        if (p->m[i] > -INFINITY) sum += p->z[i] * expf(p->m[i] - most);
+        p->log_total[i] = most + logf(sum);
+    }
+}
+
+void mka_recall_choose(const recall *r, size_t pair_index) {
+    pair *p = mka_pair_at(r, pair_index);
+    const mka_recall *rule = r->job->rule;
+    if (rule->contract == MKA_RECALL_CERTIFIED) choose_bounds(r, p, pair_index);
+    if (rule->contract != MKA_RECALL_ESTIMATED) return;
+    add_totals(r, p, pair_index);
+    int step = rule->tokens > 0  ? step_of_tokens(r, p, pair_index, rule->tokens)
+               : rule->share > 0 ? step_of_share(r, p, pair_index, 1 - rule->share)
+                                 : -1;
+    float change = p->change = MKA_RECALL_ERROR / sqrtf((float)(r->segments * r->job->longterm->clusters));
+    for (int i = 0; i < p->r; i++) {
+        p->bar[i] = p->log_total[i] + (step < 0 ? logf(change) : step == 0 ? -INFINITY : step_value(step));
+        p->least[i] = step < 0 ? p->log_total[i] + logf(change * MKA_RECALL_VALUE) : -INFINITY;
+    }
+}
+
+static uint64_t larger(int count, const float *scores, float floor) {
+    uint64_t bits = 0;
+    for (int c = 0; c < count; c++) bits |= (uint64_t) !(scores[c] <= floor) << c;
+    return bits;
+}
+
+void mka_recall_wanted(const recall *r, const pair *p, const segment *s, int index, uint64_t wanted[MKA_CLUSTERS_MOST / 64]) {
+    const mka_longterm *l = r->job->longterm;
+    const mka_recall *rule = r->job->rule;
+    const mka_directory *directory = mka_longterm_directory(l, mka_longterm_index(l, p->head, index));
+    int by_effect = rule->contract == MKA_RECALL_ESTIMATED && rule->tokens == 0 && rule->share == 0;
+    for (int first = 0; first < MKA_CLUSTERS_MOST; first += 64) {
+        int count = l->clusters - first < 64 ? l->clusters - first : 64;
+        uint64_t *bits = &wanted[first / 64];
+        *bits = rule->contract == MKA_RECALL_DENSE && count > 0 ? ~(uint64_t)0 >> (64 - count) : 0;
+        for (int i = 0; i < p->r && rule->contract != MKA_RECALL_DENSE; i++) {
+            const float *scores = s->scores + (size_t)i * SCORE_LDS + first;
+            *bits |= by_effect ? r->ops->kernels->above(count, scores, s->gain[i], directory->deviation + first,
+                                                        directory->worth + first, p->bar[i] - logf(s->gain[i]))
+                               : larger(count, scores, p->bar[i]);
+        }
+    }
+}
