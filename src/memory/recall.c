@@ -22,7 +22,7 @@ static size_t place_pair(unsigned char *base, size_t r, int d, pair *p) {
     take(base, &used, 1, sizeof *p);
     p->x = take(base, &used, r * (size_t)d, sizeof(float));
     p->power = take(base, &used, r * (size_t)d, sizeof(float));
-    float **rows[] = {&p->constant, &p->length, &p->log_total, &p->least, &p->bar};
+    float **rows[] = {&p->constant, &p->length, &p->log_total, &p->least, &p->bar, &p->unread};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) *rows[i] = take(base, &used, r, sizeof(float));
     return used;
 }
@@ -86,37 +86,27 @@ mka_status mka_recall_check(const mka_recall *rule, mka_error *error) {
 
 /* ---- merge ---- */
 
-/* Adds a segment's row to the state (m, z, out) of the local tier. */
-static void merge_row(const recall *r, const pair *p, const segment *s, int i, float *m, float *z, double *unread) {
-    int dim = r->job->longterm->shape.value_dim;
-    float *out = p->out + (size_t)i * (size_t)dim, most = fmaxf(*m, s->m[i]);
-    if (s->m[i] == -INFINITY) return;
-    float old = expf(*m - most), add = expf(s->m[i] - most);
-    for (int e = 0; e < dim; e++) out[e] *= old;
-    r->ops->kernels->axpy(dim, add, s->acc + (size_t)i * (size_t)dim, out);
-    *z = *z * old + s->z[i] * add;
-    *unread = *unread * (double)old + (double)(s->unread[i] * add);
-    *m = most;
-}
-
-static double merge_rows(const recall *r, const pair *p, size_t pair_index) {
+/* Adds the segments' states of one row to that of the local tier, and finishes the row. */
+void mka_recall_merge(const recall *r, size_t pair_index, int i) {
+    const pair *p = mka_pair_at(r, pair_index);
     int dim = r->job->longterm->shape.value_dim, certified = r->job->rule->contract == MKA_RECALL_CERTIFIED;
-    double mean = 0;
-    for (int i = 0; i < p->r; i++) {
-        float m = p->m[i], z = p->z[i], *out = p->out + (size_t)i * (size_t)dim;
-        double unread = 0;
-        for (int s = 0; s < r->segments; s++) merge_row(r, p, mka_segment_at(r, pair_index, s), i, &m, &z, &unread);
-        float inverse = z > 0 ? 1 / z : z; /* no key at all: zero; NaN stays NaN */
-        for (int e = 0; e < dim; e++) out[e] *= inverse;
-        mean += unread / ((double)z + (certified ? unread : 0)) / p->r;
-        if (r->job->read) r->job->read[p->m - r->job->m + i] = m + logf(fmaxf(certified ? z : z - (float)unread, 0));
+    float m = p->m[i], *out = p->out + (size_t)i * (size_t)dim;
+    for (int n = 0; n < r->segments; n++) m = fmaxf(m, mka_segment_at(r, pair_index, n)->m[i]);
+    float old = p->m[i] > -INFINITY ? expf(p->m[i] - m) : 1, z = p->z[i] * old;
+    double unread = 0;
+    for (int e = 0; e < dim; e++) out[e] *= old;
+    for (int n = 0; n < r->segments; n++) {
+        const segment *s = mka_segment_at(r, pair_index, n);
+        float add = s->m[i] > -INFINITY ? expf(s->m[i] - m) : 0;
+        if (add == 0) continue;
+        r->ops->kernels->axpy(dim, add, s->acc + (size_t)i * (size_t)dim, out);
+        z += s->z[i] * add;
+        unread += (double)(s->unread[i] * add);
     }
-    return mean;
-}
-
-void mka_recall_merge(const recall *r, size_t pair_index) {
-    pair *p = mka_pair_at(r, pair_index);
-    p->unread = merge_rows(r, p, pair_index);
+    float inverse = z > 0 ? 1 / z : z; /* no key at all: zero; NaN stays NaN */
+    for (int e = 0; e < dim; e++) out[e] *= inverse;
+    p->unread[i] = (float)(unread / ((double)z + (certified ? unread : 0)));
+    if (r->job->read) r->job->read[p->m - r->job->m + i] = m + logf(fmaxf(certified ? z : z - (float)unread, 0));
 }
 
 /* ---- phases ---- */
@@ -148,7 +138,8 @@ static void share(void *argument, int thread, int threads) {
     mka_pool_barrier(r->ops->pool);
     while (next_item(r, 1, here, items, &item)) mka_recall_read(r, item % pairs, (int)(item / pairs), scratch);
     mka_pool_barrier(r->ops->pool);
-    for (size_t i = (size_t)thread; i < pairs; i += (size_t)threads) mka_recall_merge(r, i);
+    size_t rows = (size_t)(r->job->heads / r->job->longterm->shape.kv_heads);
+    for (size_t i = (size_t)thread; i < pairs * rows; i += (size_t)threads) mka_recall_merge(r, i / rows, (int)(i % rows));
 }
 
 void mka_used_add(mka_used *to, const mka_used *more) {
@@ -178,7 +169,8 @@ static mka_used used_by(const recall *r, size_t pair_index) {
     }
     u.key_bytes = u.scored_tokens * l->key_row;
     u.value_bytes = u.read_tokens * l->value_row;
-    u.unread_mass = mka_pair_at(r, pair_index)->unread;
+    const pair *p = mka_pair_at(r, pair_index);
+    for (int i = 0; i < p->r; i++) u.unread_mass += (double)p->unread[i] / p->r;
     if (contract != MKA_RECALL_DENSE) u.scan_bytes = segments * (l->segment - tiles * l->mean_tile);
     if (contract == MKA_RECALL_CERTIFIED) u.lost_bound = (double)r->job->rule->eps;
     return u;

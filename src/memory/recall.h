@@ -1,6 +1,7 @@
 /* recall - attention over the long-term tier: score the clusters, choose, read the rows that matter, estimate the rest.
  *
- *   item of phase 1 and 3 = (query, key/value head, segment); of the others (query, key/value head)
+ *   item of phase 1 and 3 = (query, key/value head, segment); of the others (query, key/value head), and of phase 4
+ *   (query, query head)
  *
  *   0 prepare   turns the query rows of the head's group
  *   1 score     the estimated weights of a segment's clusters (certified: upper bounds of them), and their sum

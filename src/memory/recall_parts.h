@@ -26,7 +26,7 @@ typedef struct pair {
     float *bar;         /* [r] clusters whose key (recall_score.c) is larger are read */
     const float *m, *z; /* [r] of the local tier */
     float *out;         /* [r][value_dim] */
-    double unread;      /* share of the partition sum, the mean over rows: when the pair is done */
+    float *unread;      /* [r] share of the partition sum that was estimated or left out, once the row is done */
 } pair;
 
 typedef struct segment {
@@ -74,7 +74,7 @@ void mka_recall_prepare(const recall *r, size_t pair_index);
 void mka_recall_score(const recall *r, size_t pair_index, int segment_index, unsigned char *scratch);
 void mka_recall_choose(const recall *r, size_t pair_index);
 void mka_recall_read(recall *r, size_t pair_index, int segment_index, unsigned char *scratch);
-void mka_recall_merge(const recall *r, size_t pair_index);
+void mka_recall_merge(const recall *r, size_t pair_index, int row);
 
 /* The clusters of a segment that are to be read, a bit each. */
 void mka_recall_wanted(const recall *r, const pair *p, const segment *s, int segment_index,
