@@ -186,6 +186,7 @@ static void tiers_take_over_tiers(void **state) {
     ok(mka_session_fill(part, LONG, 6, &error), &error);
     ok(mka_session_append(expected, part, 0, &error), &error);
     ok(mka_session_fill(source, LONG, 6, &error), &error);
+    assert_int_equal(mka_session_append(expected, source, 65, &error), MKA_UNSUPPORTED);
     assert_true(source->layers[0].cache[0].forgotten > 2000);
     for (int i = 0; i < 2; i++) {
         ok(mka_session_fill(to[i], SHORT, 5, &error), &error);

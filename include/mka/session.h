@@ -105,7 +105,8 @@ MKA_API mka_status mka_session_load(mka_session *session, const char *path, mka_
  * model: keys are turned on to the positions that follow, and all is stored as this session stores it, whatever the other's cache
  * types, memory and window. What was computed stays as it is: the appended tokens have seen each other and not the tokens before
  * them, and those that are evaluated next see both. The other session is read only. MKA_CONTEXT_FULL: no room; MKA_BAD_ARGUMENT:
- * another model; MKA_UNSUPPORTED: a model with session summaries (MKA, FastMKA). After any failure the session is as it was. */
+ * another model; MKA_UNSUPPORTED: a model with session summaries (MKA, FastMKA), or first lies beyond the sinks of a session with
+ * long-term rows, whose order is not kept. After any failure the session is as it was. */
 MKA_API mka_status mka_session_append(mka_session *session, mka_session *from, int first, mka_error *error);
 
 /* What a saved session was made with, without reading all of it. */

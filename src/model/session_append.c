@@ -92,6 +92,15 @@ static mka_status check(const mka_session *s, const mka_session *from, int first
     if (first < 0 || first > from->length)
         return mka_fail(error, MKA_BAD_ARGUMENT, "token %d of a session of %d tokens cannot be the first that is appended", first,
                         from->length);
+    for (int i = 0; i < from->model->sizes.layers; i++) {
+        const mka_tiers *t = &from->layers[i].cache[0];
+        if (t->longterm.blocks && first > t->shared->plan.sinks)
+            return mka_fail(
+                error, MKA_UNSUPPORTED,
+                "tokens behind the first %d have gone to long-term memory, which knows them by what they are alike in: "
+                "token %d cannot be the first that is appended",
+                t->shared->plan.sinks, first);
+    }
     if (from->length - first > s->options.context - s->length)
         return mka_fail(error, MKA_CONTEXT_FULL, "%d tokens do not fit: %d of the context's %d are taken", from->length - first,
                         s->length, s->options.context);
