@@ -105,6 +105,12 @@ static void append_both(const both *b, int n, const float *keys, const float *va
         fail_msg("%s", error.message);
 }
 
+/* The matrix unit rounds queries and weights to the cache's 16 bits; every other kernel computes in float32. */
+static float cache_tolerance(const mka_kv_options *o) {
+    if (!device->device->nv || o->key_type == MKA_F32 || o->key_type != o->value_type) return 2e-5F;
+    return o->key_type == MKA_BF16 ? 1e-2F : o->key_type == MKA_Q4_0 ? 5e-3F : 2e-3F;
+}
+
 static void compare_attention(const char *what, const both *b, const mka_kv_options *o, int length, int n, uint64_t *seed) {
     size_t queries = (size_t)n * (size_t)o->heads * (size_t)o->key_dim,
            outs = (size_t)n * (size_t)o->heads * (size_t)o->value_dim;
@@ -112,7 +118,7 @@ static void compare_attention(const char *what, const both *b, const mka_kv_opti
     mka_error error;
     if (mka_kv_attend(b->here, length, n, q, here, &error) || mka_kv_attend(b->there, length, n, q, there, &error))
         fail_msg("%s: %s", what, error.message);
-    same(what, outs, there, here, 2e-5F);
+    same(what, outs, there, here, cache_tolerance(o));
     free(q);
     free(here);
     free(there);
@@ -138,6 +144,29 @@ static void one_cache(mka_kv_options o, uint64_t *seed) {
     }
     mka_kv_destroy(b.here);
     mka_kv_destroy(b.there);
+}
+
+/* What attend_fast.c takes: prompts over all types, and on NVIDIA devices decoding. */
+static void caches_of_common_shapes(void **state) {
+    (void)state;
+    need_device();
+    static const mka_type types[] = {MKA_F16, MKA_BF16, MKA_Q8_0, MKA_Q4_0, MKA_F32};
+    uint64_t seed = 41;
+    int before = device->device->lanes;
+    if (before == 1) device->device->lanes = 16;
+    for (int i = 0; i < (device->device->nv ? 10 : 5); i++) { /* PoCL compiles for a while */
+        mka_kv_options o;
+        mka_kv_defaults(&o);
+        o.kv_heads = 2;
+        o.heads = i % 3 == 0 ? 14 : 2 << i % 3;
+        o.key_dim = o.value_dim = i % 2 ? 64 : 128;
+        o.key_type = o.value_type = types[i % 5];
+        o.window = i == 2 ? 150 : 0;
+        o.queries = 150;
+        o.context = 700;
+        one_cache(o, &seed);
+    }
+    device->device->lanes = before;
 }
 
 static void caches_of_random_shapes(void **state) {
@@ -215,7 +244,8 @@ static void logits_of(mka_engine *engine, const char *shape, mka_type type, cons
 
 enum { TOKENS = 40, VOCABULARY = 256 };
 
-static void compare_models(const char *what, mka_engine *other, mka_type type, const char *router, mka_session_options o) {
+static void compare_within(const char *what, mka_engine *other, mka_type type, const char *router, mka_session_options o,
+                           int exact, float allowed) {
     float here[4 * VOCABULARY], there[4 * VOCABULARY];
     int tokens[TOKENS];
     for (int i = 0; i < TOKENS; i++) tokens[i] = (37 * i + 11) % VOCABULARY;
@@ -223,8 +253,14 @@ static void compare_models(const char *what, mka_engine *other, mka_type type, c
     o.chunk = 16;
     o.exact = 1;
     logits_of(cpu, "tiny", type, router, &o, tokens, TOKENS, here);
+    o.exact = exact;
     logits_of(other, "tiny", type, router, &o, tokens, TOKENS, there);
-    same(what, sizeof here / sizeof *here, there, here, 1e-3F);
+    same(what, sizeof here / sizeof *here, there, here, allowed);
+}
+
+static void compare_models(const char *what, mka_engine *other, mka_type type, const char *router, mka_session_options o) {
+    /* in blocks, scales of q4_k are rounded to 16 bits */
+    compare_within(what, other, type, router, o, 1, type == MKA_Q4_K && other->device->blocked ? 1e-2F : 1e-3F);
 }
 
 static void weights_of_every_type(void **state) {
@@ -235,6 +271,39 @@ static void weights_of_every_type(void **state) {
     o.key_type = o.value_type = MKA_F32;
     for (int type = 0; type < MKA_TYPE_LIMIT; type++)
         if (mka_type_get((mka_type)type)->weight) compare_models(mka_type_name((mka_type)type), device, (mka_type)type, NULL, o);
+}
+
+/* Blocks of 16 rows, read by the plain kernels, as they are where a matrix unit's kernels have no place. */
+static void weights_in_blocks(void **state) {
+    (void)state;
+    need_device();
+    static const mka_type types[] = {MKA_Q8_0, MKA_Q4_0, MKA_Q4_1, MKA_Q4_K, MKA_Q6_K};
+    mka_session_options o;
+    mka_engine_options options = options_of("opencl");
+    mka_engine *blocks;
+    mka_session_defaults(&o);
+    o.key_type = o.value_type = MKA_F32;
+    assert_int_equal(mka_engine_create(&options, &blocks, NULL), MKA_OK);
+    blocks->device->blocked = 1;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) compare_models(mka_type_name(types[i]), blocks, types[i], NULL, o);
+    compare_models("mka", blocks, MKA_Q8_0, "mka", o);
+    mka_engine_destroy(blocks);
+}
+
+/* Activations in 16 bits: NVIDIA's matrix unit. */
+static void weights_on_matrix_units(void **state) {
+    (void)state;
+    need_device();
+    if (!device->device->nv) {
+        print_message("skipped: the device is none of NVIDIA's\n");
+        skip();
+    }
+    mka_session_options o;
+    mka_session_defaults(&o);
+    o.key_type = o.value_type = MKA_F16;
+    for (int type = 0; type < MKA_TYPE_LIMIT; type++)
+        if (mka_type_get((mka_type)type)->weight)
+            compare_within(mka_type_name((mka_type)type), device, (mka_type)type, NULL, o, 0, type == MKA_BF16 ? 3e-2F : 1e-2F);
 }
 
 static void routed_models(void **state) {
@@ -387,12 +456,21 @@ static void use_is_counted(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(caches_of_random_shapes), cmocka_unit_test(four_bits_token_by_token),
-        cmocka_unit_test(rows_shared_by_lanes),    cmocka_unit_test(weights_of_every_type),
-        cmocka_unit_test(routed_models),           cmocka_unit_test(tiered_memory_stays_here),
-        cmocka_unit_test(too_small_a_device),      cmocka_unit_test(devices_that_are_not_there),
-        cmocka_unit_test(a_name_finds_a_device),   cmocka_unit_test(a_kernel_that_does_not_build),
-        cmocka_unit_test(a_folder_that_cannot_be), cmocka_unit_test(use_is_counted),
+        cmocka_unit_test(caches_of_random_shapes),
+        cmocka_unit_test(caches_of_common_shapes),
+        cmocka_unit_test(four_bits_token_by_token),
+        cmocka_unit_test(rows_shared_by_lanes),
+        cmocka_unit_test(weights_of_every_type),
+        cmocka_unit_test(weights_in_blocks),
+        cmocka_unit_test(weights_on_matrix_units),
+        cmocka_unit_test(routed_models),
+        cmocka_unit_test(tiered_memory_stays_here),
+        cmocka_unit_test(too_small_a_device),
+        cmocka_unit_test(devices_that_are_not_there),
+        cmocka_unit_test(a_name_finds_a_device),
+        cmocka_unit_test(a_kernel_that_does_not_build),
+        cmocka_unit_test(a_folder_that_cannot_be),
+        cmocka_unit_test(use_is_counted),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }

@@ -11,10 +11,20 @@ static size_t busy(const mka_device *d) {
     return (size_t)d->info.units * (d->info.gpu ? 8 : 2);
 }
 
-void mka_cl_attend_scratch(const mka_device *device, const struct mka_ops_limits *limits, size_t *partial, size_t *queries) {
+static size_t padded(size_t floats) {
+    return (floats + 63) / 64 * 64;
+}
+
+mka_cl_scratch mka_cl_lay_out_scratch(const mka_device *device, const struct mka_ops_limits *limits) {
     size_t rows = (size_t)limits->rows * (size_t)limits->head_rows * (size_t)limits->kv_heads;
-    *partial = (2 * busy(device) * MOST_TILE + 3 * rows) * ((size_t)limits->value_dim + 2);
-    *queries = rows * (size_t)limits->key_dim;
+    size_t partial = (2 * busy(device) * MOST_TILE + 3 * rows) * ((size_t)limits->value_dim + 2);
+    size_t fused = mka_cl_decode_partial(device, limits);
+    mka_cl_scratch s = {.queries = padded(partial > fused ? partial : fused)};
+    s.halves = s.queries + padded(rows * (size_t)limits->key_dim);
+    s.half_count = device->nv ? (size_t)limits->rows * (size_t)limits->cols : 0;
+    s.counters = s.halves + padded(s.half_count / 2 + 1);
+    s.floats = s.counters + padded((size_t)limits->kv_heads + 1);
+    return s;
 }
 
 typedef struct plan {
@@ -66,7 +76,7 @@ static void query_operand(mka_cl_call *c, const plan *p) {
     const mka_attend_job *job = p->job;
     size_t rows = (size_t)job->n * (size_t)job->heads, width = (size_t)job->key_dim;
     if (job->key_type == MKA_Q4_0)
-        mka_cl_buffer(c, p->mirror->scratch, p->mirror->scratch_partial);
+        mka_cl_buffer(c, p->mirror->scratch, p->mirror->parts.queries);
     else
         mka_cl_in(c, job->q, rows, width, width);
 }
@@ -78,7 +88,7 @@ static void turn_queries(const plan *p) {
     mka_cl_call c = mka_cl_begin(m, m->turn, "turn");
     mka_cl_int(&c, job->key_dim);
     mka_cl_in(&c, job->q, rows, width, width);
-    mka_cl_buffer(&c, m->scratch, m->scratch_partial);
+    mka_cl_buffer(&c, m->scratch, m->parts.queries);
     mka_cl_local(&c, width);
     mka_cl_run(&c, (size_t)m->device->lanes, rows, 1, 1);
 }
@@ -182,8 +192,18 @@ static void device_attend(mka_ops *ops, const mka_attend_job *job) {
     plan_tiles(&p);
     plan_splits(&p);
     pthread_mutex_lock(&d->lock); /* the scratch is this session's own, but its commands follow each other */
+    if (mka_cl_attend_whole(ops, job, p.begin, p.end)) {
+        pthread_mutex_unlock(&d->lock);
+        count_bytes(ops, &p);
+        return;
+    }
     if (job->key_type == MKA_Q4_0) turn_queries(&p);
-    if (p.splits) launch(&p, 0, p.begin, p.far_end, p.splits, p.split_keys, 0);
+    int fast =
+        edge_of(&p, job->first) == edge_of(&p, job->first + job->n - 1) ? mka_cl_attend_far(ops, job, p.begin, p.far_end) : 0;
+    if (fast)
+        p.splits = fast;
+    else if (p.splits)
+        launch(&p, 0, p.begin, p.far_end, p.splits, p.split_keys, 0);
     if (p.near) launch(&p, 1, p.near_begin, p.end, 1, p.end - p.near_begin, p.splits);
     if (!p.finished) merge(&p);
     pthread_mutex_unlock(&d->lock);

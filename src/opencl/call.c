@@ -47,6 +47,10 @@ static int mirrored(const mka_mirror *m, const float *x) {
     return m->base && p >= m->base && p < m->base + m->bytes;
 }
 
+size_t mka_cl_place(const mka_mirror *m, const float *x) {
+    return mirrored(m, x) ? (size_t)((const unsigned char *)x - m->base) / sizeof(float) : 0;
+}
+
 /* Room for an operand from elsewhere: a buffer of its own, which grows at first uses. What commands still use lives until they
  * are done. */
 static cl_mem stage(mka_cl_call *c, int slot, size_t bytes) {
@@ -109,13 +113,22 @@ void mka_cl_both(mka_cl_call *c, float *x, size_t rows, size_t width, size_t ld)
     operand(c, x, rows, width, ld, READ | WRITTEN);
 }
 
-void mka_cl_vector(mka_cl_call *c, const float *vector, int count) {
+/* A vector's place there, or none in scratch. */
+static void vector_operand(mka_cl_call *c, const float *vector, int count, cl_ulong none) {
     const mka_matrix matrix = {vector, MKA_F32, 1, count, (size_t)count * sizeof *vector};
     const mka_cl_resident *r = vector && !c->dead ? mka_cl_find_resident(c->mirror->residents, &matrix, vector) : NULL;
     if (vector && !r) c->dead = 1;
-    cl_ulong at = r ? (r->at + (cl_ulong)((const unsigned char *)vector - r->data)) / sizeof(float) : 0;
+    cl_ulong at = r ? (r->at + (cl_ulong)((const unsigned char *)vector - r->data)) / sizeof(float) : none;
     mka_cl_buffer(c, r ? r->buffer : c->mirror->scratch, at);
-    mka_cl_int(c, r != NULL);
+}
+
+void mka_cl_vector(mka_cl_call *c, const float *vector, int count) {
+    vector_operand(c, vector, count, 0);
+    mka_cl_int(c, vector != NULL);
+}
+
+void mka_cl_constant(mka_cl_call *c, const float *vector, int count) {
+    vector_operand(c, vector, count, ~(cl_ulong)0);
 }
 
 /* Results come back row by row where something else lies between them. */

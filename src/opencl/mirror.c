@@ -101,16 +101,15 @@ mka_status mka_ops_device(mka_ops *ops, mka_ops *host, mka_residents *residents,
 }
 
 uint64_t mka_ops_device_scratch(const mka_ops *ops) {
-    size_t partial, queries;
-    mka_cl_attend_scratch(ops->mirror->device, &ops->host->limits, &partial, &queries);
-    return (uint64_t)(partial + queries) * sizeof(float);
+    return mka_cl_lay_out_scratch(ops->mirror->device, &ops->host->limits).floats * sizeof(float);
 }
 
-static mka_status take_buffer(mka_mirror *m, size_t bytes, mka_error *error) {
+/* Zeros. */
+static mka_status take_buffer(mka_mirror *m, size_t bytes, cl_mem *buffer, mka_error *error) {
     const cl_float zero = 0;
-    mka_status status = mka_cl_take(m->device, bytes, "a workspace", &m->buffer, error);
+    mka_status status = mka_cl_take(m->device, bytes, "a workspace", buffer, error);
     if (status) return status;
-    cl_int code = clEnqueueFillBuffer(m->device->queue, m->buffer, &zero, sizeof zero, 0, bytes, 0, NULL, NULL);
+    cl_int code = clEnqueueFillBuffer(m->device->queue, *buffer, &zero, sizeof zero, 0, bytes, 0, NULL, NULL);
     if (code == CL_SUCCESS) code = clFinish(m->device->queue);
     char text[24];
     return code == CL_SUCCESS ? MKA_OK
@@ -121,12 +120,11 @@ static mka_status take_buffer(mka_mirror *m, size_t bytes, mka_error *error) {
 mka_status mka_ops_mirror(mka_ops *ops, const void *base, size_t bytes, mka_error *error) {
     mka_mirror *m = ops->mirror;
     ops->limits = ops->host->limits;
-    mka_cl_attend_scratch(m->device, &ops->limits, &m->scratch_partial, &m->scratch_queries);
-    size_t scratch = (m->scratch_partial + m->scratch_queries) * sizeof(float);
-    mka_status status = mka_cl_take(m->device, scratch, "attention's scratch", &m->scratch, error);
+    m->parts = mka_cl_lay_out_scratch(m->device, &ops->limits);
+    mka_status status = take_buffer(m, m->parts.floats * sizeof(float), &m->scratch, error);
     if (status || bytes == 0) return status;
     bytes = (bytes + sizeof(float) - 1) / sizeof(float) * sizeof(float);
-    status = take_buffer(m, bytes, error);
+    status = take_buffer(m, bytes, &m->buffer, error);
     if (status) return status;
     m->base = base;
     m->bytes = bytes;

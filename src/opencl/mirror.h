@@ -6,6 +6,14 @@
 
 enum { MKA_CL_OPERANDS = 8 }; /* of one operation, at most */
 
+/* What scratch holds, as floats from its beginning: attention's partial states at 0, then these. */
+typedef struct mka_cl_scratch {
+    size_t queries;  /* turned ones, of a cache in four bits */
+    size_t halves;   /* a product's x in 16 bits: half_count numbers of them */
+    size_t counters; /* of a fused attention's parts: zeros between launches */
+    size_t half_count, floats;
+} mka_cl_scratch;
+
 /* The kernels of rows.cl and merge.cl, which need no more than the device. */
 #define MKA_CL_ROWS(X)                                                                                                           \
     X(norm)                                                                                                                      \
@@ -20,8 +28,8 @@ struct mka_mirror {
     cl_mem buffer;
     cl_mem staging[MKA_CL_OPERANDS]; /* operands from elsewhere, of one call at a time */
     size_t staging_bytes[MKA_CL_OPERANDS];
-    cl_mem scratch; /* attention's: partial states, turned queries; floats */
-    size_t scratch_partial, scratch_queries;
+    cl_mem scratch; /* of attention and products */
+    mka_cl_scratch parts;
     MKA_CL_ROWS(MKA_CL_FIELD)
     cl_kernel merge;
 };
@@ -41,8 +49,37 @@ typedef struct mka_cl_resident {
  * device knows why. The caller holds the lock. */
 const mka_cl_resident *mka_cl_find_resident(mka_residents *residents, const mka_matrix *matrix, const void *data);
 
-/* gemv and gemm for weights of a type, built at the first call. residents.c, too */
-mka_status mka_cl_product_kernels(mka_device *device, mka_type type, cl_kernel *gemv, cl_kernel *gemm, mka_error *error);
+/* Builds what multiplies with weights of a type in any shape, so that a driver that cannot says so now. The caller holds the
+ * lock. products.c */
+mka_status mka_cl_product_kernels(mka_device *device, mka_type type, mka_error *error);
+/* Kernel number which for weights of the type, built at the first call; NULL: it failed, and the device knows why. products.c */
+cl_kernel mka_cl_product_kernel(mka_device *device, mka_type type, mka_cl_product_kind which);
+
+/* ---- repack.c: weights in blocks ---- */
+
+enum { MKA_CL_BAND = 16 }; /* rows of a block */
+/* Whether weights of the type lie in blocks on this device; whether those have minima beside scales. */
+int mka_cl_blocked(const mka_device *device, mka_type type);
+int mka_cl_minima(mka_type type);
+/* Blocks side by side that 16 rows take, in bytes; and how many such bands rows are. */
+size_t mka_cl_band_bytes(mka_type type, int cols);
+size_t mka_cl_bands(size_t rows);
+/* Rows first.. of a matrix as bands. */
+void mka_cl_repack(const mka_matrix *w, size_t first, size_t rows, unsigned char *to);
+
+/* ---- products_nv.c: on NVIDIA's matrix units ---- */
+
+/* The x whose 16-bit form is in scratch; x NULL: none. */
+typedef struct mka_cl_converted {
+    const float *x;
+    int ldx, cols, bf16;
+} mka_cl_converted;
+/* Rows from.. of a product, which lie in the resident from its row number row on; 0: these kernels have no place for it, and
+ * nothing was done. Products of one x that follow each other share last. The caller holds the lock. */
+int mka_cl_nv_multiply(mka_ops *ops, int n, const mka_product *p, const mka_cl_resident *r, size_t row, int from, int rows,
+                       mka_cl_converted *last);
+/* gated of the operations table as one command; 0 likewise. */
+int mka_cl_nv_gated(mka_ops *ops, int n, int gelu, const mka_product *gate, const mka_product *up);
 
 /* ---- call.c: one command ---- */
 
@@ -71,6 +108,10 @@ void mka_cl_both(mka_cl_call *call, float *x, size_t rows, size_t width, size_t 
 /* A vector of the model's, or nothing (NULL), and whether it is there: three arguments. */
 void mka_cl_vector(mka_cl_call *call, const float *vector, int count);
 void mka_cl_buffer(mka_cl_call *call, cl_mem buffer, cl_ulong at);
+/* The place of a vector of the model's as buffer and element: ~0 where it is NULL. */
+void mka_cl_constant(mka_cl_call *call, const float *vector, int count);
+/* The element at which an operand begins in its buffer. */
+size_t mka_cl_place(const mka_mirror *mirror, const float *x);
 void mka_cl_int(mka_cl_call *call, int value);
 void mka_cl_long(mka_cl_call *call, cl_ulong value);
 void mka_cl_float(mka_cl_call *call, float value);
@@ -87,7 +128,7 @@ void mka_cl_fill_products(mka_ops *ops);
 void mka_cl_fill_attend(mka_ops *ops);
 void mka_cl_fill_cache(mka_ops *ops);
 
-/* Floats of scratch that attention of so many queries takes: partial states, and turned queries. */
-void mka_cl_attend_scratch(const mka_device *device, const struct mka_ops_limits *limits, size_t *partial, size_t *queries);
+/* What operations within limits take of scratch. attend.c */
+mka_cl_scratch mka_cl_lay_out_scratch(const mka_device *device, const struct mka_ops_limits *limits);
 
 #endif

@@ -4,31 +4,49 @@
 
 enum { FEW = 8, TILE = 64, TILE_ITEMS = 256 }; /* as product.cl has them */
 
-mka_status mka_cl_product_kernels(mka_device *d, mka_type type, cl_kernel *gemv, cl_kernel *gemm, mka_error *error) {
-    mka_status status = mka_cl_kernel(d, "product", "gemv", gemv, error, "-DLANES=%d -DWTYPE=%d", d->lanes, (int)type);
-    if (!status) status = mka_cl_kernel(d, "product", "gemm", gemm, error, "-DLANES=%d -DWTYPE=%d", d->lanes, (int)type);
-    return status;
+static const struct {
+    const char *file, *name, *options;
+} kernels[MKA_CL_PRODUCT_KINDS] = {
+    [MKA_CL_GEMV] = {"product", "gemv", ""},
+    [MKA_CL_GEMM] = {"product", "gemm", ""},
+    [MKA_CL_NV_GEMV] = {"gemv_nv", "gemv", "-DWARPS=8 -DUNROLL=2"},
+    [MKA_CL_NV_GEMV_LONG] = {"gemv_nv", "gemv", "-DWARPS=16 -DUNROLL=1"},
+    [MKA_CL_NV_GLU] = {"gemv_nv", "gemv", "-DGLU=1 -DWARPS=4 -DUNROLL=2"},
+    [MKA_CL_NV_HALVES] = {"gemm_nv", "to_halves", ""},
+    [MKA_CL_NV_GEMM] = {"gemm_nv", "gemm", ""},
+};
+
+static mka_status build(mka_device *d, mka_type type, mka_cl_product_kind which, mka_error *error) {
+    cl_kernel *kept = &d->products[type][which];
+    if (*kept) return MKA_OK;
+    return mka_cl_kernel(d, kernels[which].file, kernels[which].name, kept, error,
+                         "-DLANES=%d -DWTYPE=%d -DBLOCKED=%d -DMINIMUM=%d %s", d->lanes, (int)type, mka_cl_blocked(d, type),
+                         mka_cl_minima(type), kernels[which].options);
 }
 
-/* Where row number row of a resident begins, and its scales. */
-static void weight(mka_cl_call *c, const mka_cl_resident *r, size_t row) {
-    size_t plane = r->type == MKA_Q8_0 ? (size_t)r->cols : r->type == MKA_Q4_0 ? (size_t)r->cols / 2 : r->row_bytes;
-    mka_cl_buffer(c, r->buffer, r->at + row * plane);
-    mka_cl_long(c, r->scales_at + row * ((size_t)r->cols / 32) * sizeof(cl_half));
+mka_status mka_cl_product_kernels(mka_device *d, mka_type type, mka_error *error) {
+    mka_status status = build(d, type, MKA_CL_GEMV, error);
+    return status ? status : build(d, type, MKA_CL_GEMM, error);
+}
+
+cl_kernel mka_cl_product_kernel(mka_device *d, mka_type type, mka_cl_product_kind which) {
+    mka_error error;
+    if (build(d, type, which, &error) != MKA_OK) mka_cl_keep_failure(d, &error);
+    return d->products[type][which];
 }
 
 /* rows of the product from its row number from on, which lie in one piece from row number row of the resident on. */
-static void multiply_piece(mka_ops *ops, int n, const mka_product *p, const mka_cl_resident *r, size_t row, int from, int rows) {
+static void multiply_piece(mka_ops *ops, int n, const mka_product *p, const mka_cl_resident *r, size_t row, int from, int rows,
+                           mka_cl_converted *last) {
     mka_mirror *m = ops->mirror;
     const mka_matrix *w = p->w;
-    cl_kernel gemv, gemm;
-    mka_error error;
-    if (mka_cl_product_kernels(m->device, w->type, &gemv, &gemm, &error) != MKA_OK) {
-        mka_cl_keep_failure(m->device, &error);
-        return;
-    }
-    mka_cl_call c = mka_cl_begin(m, n <= FEW ? gemv : gemm, n <= FEW ? "gemv" : "gemm");
-    weight(&c, r, row);
+    if (mka_cl_nv_multiply(ops, n, p, r, row, from, rows, last)) return;
+    cl_kernel kernel = mka_cl_product_kernel(m->device, w->type, n <= FEW ? MKA_CL_GEMV : MKA_CL_GEMM);
+    if (!kernel) return;
+    mka_cl_call c = mka_cl_begin(m, kernel, n <= FEW ? "gemv" : "gemm");
+    mka_cl_buffer(&c, r->buffer, r->at);
+    mka_cl_long(&c, r->scales_at);
+    mka_cl_int(&c, (int)row);
     mka_cl_int(&c, rows);
     mka_cl_int(&c, w->cols);
     mka_cl_long(&c, w->row_bytes);
@@ -44,7 +62,7 @@ static void multiply_piece(mka_ops *ops, int n, const mka_product *p, const mka_
         mka_cl_run(&c, TILE_ITEMS, ((size_t)rows + TILE - 1) / TILE, ((size_t)n + TILE - 1) / TILE, 1);
 }
 
-static void multiply_one(mka_ops *ops, int n, const mka_product *p) {
+static void multiply_one(mka_ops *ops, int n, const mka_product *p, mka_cl_converted *last) {
     mka_mirror *m = ops->mirror;
     const mka_matrix *w = p->w;
     const unsigned char *data = w->data;
@@ -55,25 +73,28 @@ static void multiply_one(mka_ops *ops, int n, const mka_product *p) {
         size_t first = r ? (size_t)(at - r->data) / w->row_bytes : 0;
         rows = w->rows - row;
         if (r && (size_t)rows > (size_t)r->rows - first) rows = r->rows - (int)first;
-        if (r) multiply_piece(ops, n, p, r, first, row, rows);
+        if (r) multiply_piece(ops, n, p, r, first, row, rows, last);
         pthread_mutex_unlock(&m->device->lock);
     }
     ops->weight_bytes += (uint64_t)w->rows * w->row_bytes;
 }
 
 static void device_multiply(mka_ops *ops, int n, int count, const mka_product *products) {
-    for (int i = 0; i < count; i++) multiply_one(ops, n, &products[i]);
+    mka_cl_converted last = {NULL, 0, 0, 0};
+    for (int i = 0; i < count; i++) multiply_one(ops, n, &products[i], &last);
 }
 
 static void device_alone(mka_ops *ops, int n, const mka_product *product) {
-    multiply_one(ops, n, product);
+    device_multiply(ops, n, 1, product);
 }
 
 static void device_gated(mka_ops *ops, int n, int gelu, const mka_product *gate, const mka_product *up) {
     mka_mirror *m = ops->mirror;
     size_t rows = (size_t)n, width = (size_t)gate->w->rows;
-    multiply_one(ops, n, gate);
-    multiply_one(ops, n, up);
+    mka_cl_converted last = {NULL, 0, 0, 0};
+    if (mka_cl_nv_gated(ops, n, gelu, gate, up)) return;
+    multiply_one(ops, n, gate, &last);
+    multiply_one(ops, n, up, &last);
     mka_cl_call c = mka_cl_begin(m, m->glu, "glu");
     mka_cl_int(&c, gate->w->rows);
     mka_cl_int(&c, gelu);

@@ -73,8 +73,14 @@ static const char *source_of(const char *file) {
     return "";
 }
 
+/* What comes before a file: NVIDIA's instructions where its name ends in _nv, else the stored types. */
+static const char *lead_of(const char *file) {
+    size_t length = strlen(file);
+    return source_of(length > 3 && !strcmp(file + length - 3, "_nv") ? "nv" : "common");
+}
+
 static void path_of(const mka_device *d, const char *file, const char *options, char *path, size_t room) {
-    const char *parts[] = {d->identity, file, options, source_of("common"), source_of(file)};
+    const char *parts[] = {d->identity, file, options, lead_of(file), source_of(file)};
     XXH64_hash_t hash = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) hash = XXH3_64bits_withSeed(parts[i], strlen(parts[i]) + 1, hash);
     snprintf(path, room, "%s/%016llx.bin", d->programs.folder, (unsigned long long)hash);
@@ -167,7 +173,7 @@ static mka_status build(mka_device *d, const char *file, const char *options, cl
         *program = load_kept(d, path);
         if (*program) return MKA_OK;
     }
-    const char *parts[] = {source_of("common"), source_of(file)};
+    const char *parts[] = {lead_of(file), source_of(file)};
     *program = clCreateProgramWithSource(d->context, 2, parts, NULL, &code);
     if (code != CL_SUCCESS)
         return mka_fail(error, MKA_UNSUPPORTED, "%s: its driver takes no source (%s)", d->info.name,

@@ -2,7 +2,8 @@
  *
  * They are carved from a few large buffers, none larger than the device gives at once; a matrix that is larger is cut between
  * rows. q8_0 and q4_0 blocks are taken apart into a plane of numbers and one of scales: blocks of 34 and 18 bytes are never
- * aligned, and a device reads aligned words or wastes its memory's speed.
+ * aligned, and a device reads aligned words or wastes its memory's speed. Where the matrix unit reads them, weights are in blocks
+ * of 16 rows instead (repack.c).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -43,8 +44,8 @@ void mka_residents_destroy(mka_residents *r) {
     free(r);
 }
 
-static int planes(mka_type type) {
-    return type == MKA_Q8_0 || type == MKA_Q4_0;
+static int planes(const mka_device *d, mka_type type) {
+    return (type == MKA_Q8_0 || type == MKA_Q4_0) && !mka_cl_blocked(d, type);
 }
 
 static size_t aligned(size_t bytes) {
@@ -52,15 +53,16 @@ static size_t aligned(size_t bytes) {
 }
 
 /* Bytes of the first plane of rows, or of all of them. */
-static size_t numbers_bytes(const mka_matrix *w, size_t rows) {
+static size_t numbers_bytes(const mka_device *d, const mka_matrix *w, size_t rows) {
+    if (mka_cl_blocked(d, w->type)) return mka_cl_bands(rows) * mka_cl_band_bytes(w->type, w->cols);
     if (w->type == MKA_Q8_0) return rows * (size_t)w->cols;
     if (w->type == MKA_Q4_0) return rows * (size_t)w->cols / 2;
     return rows * w->row_bytes;
 }
 
-static size_t there_bytes(const mka_matrix *w, size_t rows) {
-    size_t numbers = aligned(numbers_bytes(w, rows));
-    return planes(w->type) ? numbers + aligned(rows * (size_t)w->cols / 32 * sizeof(cl_half)) : numbers;
+static size_t there_bytes(const mka_device *d, const mka_matrix *w, size_t rows) {
+    size_t numbers = aligned(numbers_bytes(d, w, rows));
+    return planes(d, w->type) ? numbers + aligned(rows * (size_t)w->cols / 32 * sizeof(cl_half)) : numbers;
 }
 
 /* The index of the last entry that begins at or before data; -1. */
@@ -86,7 +88,7 @@ uint64_t mka_residents_cost(mka_residents *r, const mka_matrix *w) {
     pthread_mutex_lock(&r->device->lock);
     int there = find(r, w->data) != NULL;
     pthread_mutex_unlock(&r->device->lock);
-    return there ? 0 : there_bytes(w, (size_t)w->rows);
+    return there ? 0 : there_bytes(r->device, w, (size_t)w->rows);
 }
 
 /* ---- room ---- */
@@ -146,7 +148,8 @@ static void take_apart(const mka_matrix *w, size_t first, size_t rows, unsigned 
 }
 
 static mka_status copy_planes(mka_residents *r, const mka_matrix *w, size_t first, const mka_cl_resident *e, mka_error *error) {
-    size_t row_numbers = numbers_bytes(w, 1), row_scales = (size_t)w->cols / 32 * sizeof(cl_half), step = SLICE / row_numbers;
+    size_t row_numbers = numbers_bytes(r->device, w, 1), row_scales = (size_t)w->cols / 32 * sizeof(cl_half),
+           step = SLICE / row_numbers;
     if (step == 0) step = 1;
     unsigned char *slice = malloc(step * (row_numbers + row_scales));
     if (!slice) return mka_fail(error, MKA_NO_MEMORY, "no memory to copy weights");
@@ -161,6 +164,27 @@ static mka_status copy_planes(mka_residents *r, const mka_matrix *w, size_t firs
     }
     free(slice);
     return status;
+}
+
+static mka_status copy_blocks(mka_residents *r, const mka_matrix *w, size_t first, const mka_cl_resident *e, mka_error *error) {
+    size_t band = mka_cl_band_bytes(w->type, w->cols), step = SLICE / band;
+    if (step == 0) step = 1;
+    unsigned char *slice = malloc(step * band);
+    if (!slice) return mka_fail(error, MKA_NO_MEMORY, "no memory to copy weights");
+    mka_status status = MKA_OK;
+    for (size_t at = 0, rows; at < (size_t)e->rows && !status; at += rows) {
+        rows = (size_t)e->rows - at < step * MKA_CL_BAND ? (size_t)e->rows - at : step * MKA_CL_BAND;
+        mka_cl_repack(w, first + at, rows, slice);
+        status = write_there(r->device, e->buffer, e->at + at / MKA_CL_BAND * band, slice, mka_cl_bands(rows) * band, error);
+    }
+    free(slice);
+    return status;
+}
+
+static mka_status copy_rows(mka_residents *r, const mka_matrix *w, size_t first, const mka_cl_resident *e, mka_error *error) {
+    if (mka_cl_blocked(r->device, w->type)) return copy_blocks(r, w, first, e, error);
+    if (planes(r->device, w->type)) return copy_planes(r, w, first, e, error);
+    return write_there(r->device, e->buffer, e->at, e->data, e->bytes, error);
 }
 
 /* Rows first.. of a matrix. */
@@ -179,11 +203,11 @@ static mka_status add_rows(mka_residents *r, const mka_matrix *w, size_t first, 
         r->room = room;
     }
     size_t at;
-    mka_status status = take(r, there_bytes(w, rows), &e.buffer, &at, error);
+    mka_status status = take(r, there_bytes(r->device, w, rows), &e.buffer, &at, error);
     if (status) return status;
     e.at = at;
-    e.scales_at = at + aligned(numbers_bytes(w, rows));
-    status = planes(w->type) ? copy_planes(r, w, first, &e, error) : write_there(r->device, e.buffer, at, e.data, e.bytes, error);
+    e.scales_at = at + aligned(numbers_bytes(r->device, w, rows));
+    status = copy_rows(r, w, first, &e, error);
     if (status) return status;
     int index = before(r, e.data) + 1;
     memmove(r->list + index + 1, r->list + index, (size_t)(r->count - index) * sizeof *r->list);
@@ -194,10 +218,10 @@ static mka_status add_rows(mka_residents *r, const mka_matrix *w, size_t first, 
 
 static mka_status add(mka_residents *r, const mka_matrix *w, mka_error *error) {
     size_t all = (size_t)w->rows, most = all;
-    cl_kernel gemv, gemm;
-    mka_status status = w->rows > 1 ? mka_cl_product_kernels(r->device, w->type, &gemv, &gemm, error) : MKA_OK;
-    if (there_bytes(w, all) > r->device->info.largest) most = r->device->info.largest / there_bytes(w, 1);
-    if (most == 0) return mka_fail(error, MKA_NO_MEMORY, "a single row of a matrix is more than the device gives at once");
+    size_t band = there_bytes(r->device, w, MKA_CL_BAND);
+    mka_status status = w->rows > 1 ? mka_cl_product_kernels(r->device, w->type, error) : MKA_OK;
+    if (there_bytes(r->device, w, all) > r->device->info.largest) most = r->device->info.largest / band * MKA_CL_BAND;
+    if (most == 0) return mka_fail(error, MKA_NO_MEMORY, "16 rows of a matrix are more than the device gives at once");
     for (size_t first = 0; first < all && !status; first += most)
         status = add_rows(r, w, first, all - first < most ? all - first : most, error);
     return status;

@@ -7,6 +7,9 @@
 
 #include "base/status.h"
 
+/* Of cl_nv_device_attribute_query. */
+enum { CAPABILITY_MAJOR = 0x4000, CAPABILITY_MINOR = 0x4001, LEAST_CAPABILITY = 80 };
+
 const char *mka_cl_error_name(cl_int code, char *text) {
     static const struct {
         cl_int code;
@@ -95,6 +98,29 @@ static mka_status open_queue(mka_device *d, const mka_cl_found *found, mka_error
     return MKA_OK;
 }
 
+/* NVIDIA's compute capability times ten; 0: it is none of theirs, whatever it is called. */
+static int capability_of(cl_device_id id) {
+    char extensions[4096] = "";
+    cl_uint major = 0, minor = 0;
+    clGetDeviceInfo(id, CL_DEVICE_EXTENSIONS, sizeof extensions - 1, extensions, NULL);
+    if (!strstr(extensions, "cl_nv_device_attribute_query")) return 0;
+    clGetDeviceInfo(id, CAPABILITY_MAJOR, sizeof major, &major, NULL);
+    clGetDeviceInfo(id, CAPABILITY_MINOR, sizeof minor, &minor, NULL);
+    return (int)(10 * major + minor);
+}
+
+/* Whether the kernels for NVIDIA's matrix units run here: the device has them, and its compiler takes a file that uses them. */
+static void try_nv(mka_device *d) {
+    mka_error error;
+    cl_kernel kernel;
+    if (capability_of(d->id) < LEAST_CAPABILITY) return;
+    pthread_mutex_lock(&d->lock);
+    d->nv = mka_cl_kernel(d, "gemm_nv", "gemm", &kernel, &error, "-DWTYPE=%d", (int)MKA_F16) == MKA_OK;
+    d->blocked = d->nv;
+    pthread_mutex_unlock(&d->lock);
+    if (!d->nv) mka_log(d->engine, MKA_LOG_WARN, "%s: plain kernels serve instead: %s", d->info.name, error.message);
+}
+
 mka_status mka_device_open(mka_engine *engine, const char *name, uint64_t memory, int profile, mka_device **out,
                            mka_error *error) {
     mka_cl_found found;
@@ -126,6 +152,7 @@ mka_status mka_device_open(mka_engine *engine, const char *name, uint64_t memory
         return status;
     }
     mka_cl_programs_open(d);
+    try_nv(d);
     mka_log(engine, MKA_LOG_INFO, "device %d: %s (%s)", index, d->info.name, d->info.platform);
     *out = d;
     return MKA_OK;

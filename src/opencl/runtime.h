@@ -17,6 +17,18 @@ enum { MKA_CL_ALIGN = 256 }; /* bytes: where planes and tensors begin */
 
 typedef enum mka_cl_kind { MKA_CL_KERNEL, MKA_CL_UP, MKA_CL_DOWN, MKA_CL_KINDS } mka_cl_kind;
 
+/* The kernels of products with one type of weights. */
+typedef enum mka_cl_product_kind {
+    MKA_CL_GEMV,
+    MKA_CL_GEMM,
+    MKA_CL_NV_GEMV,
+    MKA_CL_NV_GEMV_LONG, /* of rows that are much longer than there are many */
+    MKA_CL_NV_GLU,
+    MKA_CL_NV_HALVES,
+    MKA_CL_NV_GEMM,
+    MKA_CL_PRODUCT_KINDS
+} mka_cl_product_kind;
+
 /* Commands whose times have not been asked for yet. */
 enum { MKA_CL_TIMED = 1024 };
 typedef struct mka_cl_times {
@@ -36,6 +48,9 @@ struct mka_device {
     uint64_t limit; /* bytes that may be taken */
     int lanes;      /* work-items that share a row: 1 on a CPU, whose cores take one at a time */
     int profile;
+    int nv;      /* 1: NVIDIA's, whose compiler takes the instructions of nv.cl: kernels *_nv.cl where they may serve */
+    int blocked; /* 1: weights of some types lie in blocks (repack.c); does not change once there are models */
+    cl_kernel products[MKA_TYPE_LIMIT][MKA_CL_PRODUCT_KINDS]; /* NULL: not built yet */
     pthread_mutex_t lock;
     mka_cl_programs programs;
     mka_cl_times times;

@@ -258,28 +258,29 @@ static inline float activate(float x, int gelu) {
 
 #define MATRICES (1 + GLU)
 
-static inline void load_turns(global const uchar *w, ulong w_at, ulong w2_at, ulong row_bytes, uint rows, uint turns, uint row,
+static inline void load_turns(global const uchar *w, global const uchar *w2, ulong row_bytes, uint rows, uint turns, uint row,
                               uint turn, part p[UNROLL][MATRICES]) {
 #pragma unroll
     for (int u = 0; u < UNROLL; u++)
 #pragma unroll
         for (int m = 0; m < MATRICES; m++)
             if (turn + u * WARPS < turns)
-                load_part(w + (m ? w2_at : w_at), row_bytes, rows, turns, row, turn + u * WARPS, &p[u][m]);
+                load_part(m ? w2 : w, row_bytes, rows, turns, row, turn + u * WARPS, &p[u][m]);
 }
 
-/* Global size {groups * WARPS * 32}; groups up to rows / 16, fewer take several. w_at, w2_at: bytes; row_bytes: of f16 and bf16.
+/* Global size {groups * WARPS * 32}; groups up to rows / 16, fewer take several. w2: with GLU the second matrix. w_at, w2_at: bytes; row_bytes: of f16 and bf16.
  * norm_at, bias_at: floats, bias_at ~0: none. flags: 1 add to y, 2 GELU.
  * staged: with NORM, n (cols padded to 128, + 8) halves. */
 kernel __attribute__((reqd_work_group_size(WARPS * 32, 1, 1))) void
-gemv(global const uchar *w, ulong w_at, ulong w2_at, int rows, int cols, ulong row_bytes, global const float *x, ulong x_at,
-     int ldx, global const float *constants, ulong norm_at, float eps, ulong bias_at, global float *y, ulong y_at, int ldy, int n,
+gemv(global const uchar *w, ulong w_at, global const uchar *w2, ulong w2_at, int rows, int cols, ulong row_bytes, global const float *x, ulong x_at,
+     int ldx, global const float *constants, ulong bias_at, ulong norm_at, float eps, global float *y, ulong y_at, int ldy, int n,
      int flags, local uint4 *staged) {
     local float swap[WARPS * 16 * 8 * MATRICES];
     uint id = get_local_id(0), warp = id / 32, lane = id % 32, g = lane / 4, t = lane % 4;
     uint turns = (cols + STEP - 1) / STEP, row = get_group_id(0) * 16, column = min(g, (uint)n - 1);
     part p[UNROLL][MATRICES];
-    load_turns(w, w_at, w2_at, row_bytes, rows, turns, row, warp, p);
+    w += w_at, w2 += w2_at;
+    load_turns(w, w2, row_bytes, rows, turns, row, warp, p);
 #if NORM
     uint padded = (cols + 127) / 128 * 128, stride = padded / 2 + 4; /* words; the odd 16 bytes keep rows apart in banks */
     for (int i = 0; i < n; i++)
@@ -319,14 +320,14 @@ gemv(global const uchar *w, ulong w_at, ulong w2_at, int rows, int cols, ulong r
                         apply(&p[u][m], b, sums, c[m]);
                         /* the registers' next content is asked for at once */
                         if (turn + u * WARPS < turns)
-                            load_part(w + (m ? w2_at : w_at), row_bytes, rows, turns, row, turn + u * WARPS, &p[u][m]);
+                            load_part(m ? w2 : w, row_bytes, rows, turns, row, turn + u * WARPS, &p[u][m]);
                     }
                 }
         }
         uint first = row;
         row += get_num_groups(0) * 16;
         if (row < rows) {
-            load_turns(w, w_at, w2_at, row_bytes, rows, turns, row, warp, p);
+            load_turns(w, w2, row_bytes, rows, turns, row, warp, p);
 #if !NORM
 #pragma unroll
             for (int u = 0; u < UNROLL; u++)

@@ -4,7 +4,11 @@
  *   gemm   more: a group makes a tile of 64 x 64 results, 4 x 4 a work-item
  *
  * Rows of W lie row_bytes apart, as in the file; q8_0 and q4_0 were taken apart into a plane of numbers and one of scales, which
- * begins at scales_at, so that both are read aligned. */
+ * begins at scales_at, so that both are read aligned. BLOCKED=1: the blocks of 16 rows of gemv_nv.cl. The product's first row is
+ * row number from_row of W. */
+#ifndef BLOCKED
+#define BLOCKED 0
+#endif
 #define MOST_ROWS 8
 
 float half_at(global const uchar *p) {
@@ -21,6 +25,25 @@ void scale_min(global const uchar *s, int j, float *scale, float *minimum) {
 
 /* Numbers 32 * sub.. of row number row: simd/scalar/unpack.h says what the bits are. */
 void unpack(global const uchar *w, ulong w_at, ulong scales_at, ulong row, ulong row_bytes, int cols, int sub, float *x) {
+#if BLOCKED && WTYPE == Q8_0
+    ulong block = row / 16 * (ulong)((cols + 63) / 64) + (ulong)(sub / 2);
+    global const uchar *at = w + w_at + block * 1088;
+    int g = (int)(row % 8), half_of = (int)(row % 16) / 8, j = sub % 2;
+    float d = half_at(at + 1024 + ((g * 2 + half_of) * 2 + j) * 2);
+    at += half_of * 512 + g * 64 + j * 8;
+    for (int i = 0; i < 32; i++) x[i] = d * (float)((int)at[i / 8 * 16 + i % 8] - 128);
+#elif BLOCKED
+    const int least = WTYPE != Q4_0;
+    ulong block = row / 16 * (ulong)((cols + 127) / 128) + (ulong)(sub / 4);
+    global const uchar *at = w + w_at + block * (least ? 1280 : 1152);
+    int g = (int)(row % 8), half_of = (int)(row % 16) / 8, j = sub % 4, scale = ((g * 2 + half_of) * 4 + j) * 2;
+    float d = half_at(at + 1024 + scale), m = least ? half_at(at + 1152 + scale) : -8.0f * d;
+    at += half_of * 512 + g * 64 + j * 4;
+    for (int i = 0; i < 32; i++) {
+        int nibble = i % 8 / 2 + i % 2 * 4, byte = at[i / 8 * 16 + nibble / 2];
+        x[i] = d * (float)(nibble % 2 ? byte >> 4 : byte & 15) + m;
+    }
+#else
     global const uchar *at = w + w_at + row * row_bytes;
 #if WTYPE == F32
     for (int i = 0; i < 32; i++) x[i] = ((global const float *)at)[32 * sub + i];
@@ -108,6 +131,7 @@ void unpack(global const uchar *w, ulong w_at, ulong scales_at, ulong row, ulong
         x[i] = scale * (float)(((l[i] >> 4 * (sub % 4 / 2) & 15) | (h[i] >> 2 * (sub % 4) & 3) << 4) - 32);
     }
 #endif
+#endif
 }
 
 /* Rows of plain floats may end within a run of 32: what follows counts as zeros. */
@@ -134,8 +158,8 @@ void unpack_edge(global const uchar *w, ulong w_at, ulong scales_at, ulong row, 
 }
 
 /* Group: row of W. y rows begin at the product's own first row. */
-kernel void gemv(global const uchar *w, ulong w_at, ulong scales_at, int rows, int cols, ulong row_bytes, global const float *x,
-                 ulong x_at, int ldx, global const float *bias, ulong bias_at, int has_bias, global float *y, ulong y_at, int ldy,
+kernel void gemv(global const uchar *w, ulong w_at, ulong scales_at, int from_row, int rows, int cols, ulong row_bytes,
+                 global const float *x, ulong x_at, int ldx, global const float *bias, ulong bias_at, int has_bias, global float *y, ulong y_at, int ldy,
                  int n) {
     local float sums[MOST_ROWS][LANES];
     int lane = (int)get_local_id(0), subs = (cols + 31) / 32;
@@ -145,7 +169,7 @@ kernel void gemv(global const uchar *w, ulong w_at, ulong scales_at, int rows, i
     for (int sub = lane; sub < subs; sub += LANES) {
         float v[32];
         int count = cols - 32 * sub < 32 ? cols - 32 * sub : 32;
-        unpack_edge(w, w_at, scales_at, row, row_bytes, cols, sub, v);
+        unpack_edge(w, w_at, scales_at, (ulong)from_row + row, row_bytes, cols, sub, v);
         for (int i = 0; i < n; i++) {
             global const float *from = x + x_at + (ulong)i * (ulong)ldx + (ulong)(32 * sub);
             float part = 0.0f;
@@ -171,8 +195,8 @@ kernel void gemv(global const uchar *w, ulong w_at, ulong scales_at, int rows, i
 #define EACH 4
 #define SIDE (TILE / EACH)
 
-kernel void gemm(global const uchar *w, ulong w_at, ulong scales_at, int rows, int cols, ulong row_bytes, global const float *x,
-                 ulong x_at, int ldx, global const float *bias, ulong bias_at, int has_bias, global float *y, ulong y_at, int ldy,
+kernel void gemm(global const uchar *w, ulong w_at, ulong scales_at, int from_row, int rows, int cols, ulong row_bytes,
+                 global const float *x, ulong x_at, int ldx, global const float *bias, ulong bias_at, int has_bias, global float *y, ulong y_at, int ldy,
                  int n) {
     local float a[32][TILE + 1], b[32][TILE + 1];
     int lane = (int)get_local_id(0), column = lane % SIDE, line = lane / SIDE;
@@ -185,7 +209,7 @@ kernel void gemm(global const uchar *w, ulong w_at, ulong scales_at, int rows, i
         if (lane < TILE) { /* a quarter of the group unpacks */
             float v[32];
             if (first_row + lane < rows)
-                unpack_edge(w, w_at, scales_at, (ulong)(first_row + lane), row_bytes, cols, sub, v);
+                unpack_edge(w, w_at, scales_at, (ulong)from_row + (ulong)(first_row + lane), row_bytes, cols, sub, v);
             for (int k = 0; k < 32; k++) b[k][lane] = first_row + lane < rows ? v[k] : 0.0f;
         }
         for (int i = lane; i < 32 * TILE; i += SIDE * SIDE) {

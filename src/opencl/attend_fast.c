@@ -1,0 +1,142 @@
+/* attend_fast - attention by kernels that are made for one use: on NVIDIA's matrix units decoding of long caches and causal
+ * prompts, elsewhere prompts in plain float32 tiles. attend.cl takes what has no place here: latents, rings and blocks of a
+ * cache, running states. */
+#include "cache.h"
+
+enum {
+    MOST_ROWS = 16,     /* of decoding's tile */
+    MOST_TOKENS = 8,    /* each count is a kernel of its own */
+    MOST_SPLITS = 160,  /* as attend_decode_nv.cl has it */
+    LEAST_SPLIT = 128,  /* keys */
+    DECODE_ITEMS = 256, /* a group's, as the prefill's on the matrix unit */
+    PLAIN_ITEMS = 128,
+    NV_QUERIES = 128, /* of a group */
+    PLAIN_QUERIES = 64,
+    LEAST_PLAIN = 16, /* queries: fewer leave most of a tile idle */
+    PLAIN_LOCAL = 48 << 10
+};
+
+static size_t decode_splits(const mka_device *d, int kv_heads) {
+    size_t splits = (size_t)d->info.units / (size_t)kv_heads;
+    return splits < 1 ? 1 : splits > MOST_SPLITS ? MOST_SPLITS : splits;
+}
+
+size_t mka_cl_decode_partial(const mka_device *d, const struct mka_ops_limits *limits) {
+    if (!d->nv || limits->kv_heads == 0) return 0;
+    return (size_t)limits->kv_heads * decode_splits(d, limits->kv_heads) * MOST_ROWS *
+           ((size_t)mka_pad(limits->value_dim, 32) + 2);
+}
+
+/* Whether the matrix unit's kernels know the cache. */
+static int known_to_nv(const mka_ops *ops, const mka_device_cache *c) {
+    const mka_device_cache_shape *s = &c->shape;
+    mka_type t = s->key_type;
+    if (!c->device->nv || ops->exact || s->shared || t != s->value_type || s->key_dim != s->value_dim) return 0;
+    if (s->key_dim % (t == MKA_Q4_0 ? 64 : 16) != 0 || s->key_dim > 256) return 0;
+    return t == MKA_F16 || t == MKA_BF16 || t == MKA_Q8_0 || t == MKA_Q4_0;
+}
+
+static int decodes(const mka_attend_job *job) {
+    return job->n <= MOST_TOKENS && job->n * (job->heads / job->kv_heads) <= MOST_ROWS;
+}
+
+/* The cache's kernel of this use for so many tokens, built at the first; NULL: the driver refuses, and the device knows. */
+static cl_kernel kernel_of(const mka_attend_job *job, cl_kernel *kept, const char *file, const char *name, int fused) {
+    mka_device_cache *c = job->device;
+    mka_error error;
+    if (!*kept && mka_cl_kernel(c->device, file, name, kept, &error,
+                                "-DKEY_TYPE=%d -DVALUE_TYPE=%d -DKEY_DIM=%d -DVALUE_DIM=%d -DGROUP=%d -DN=%d %s",
+                                (int)c->keys.type, (int)c->values.type, c->keys.dim, c->shape.value_dim,
+                                job->heads / job->kv_heads, decodes(job) ? job->n : 1, fused ? "-DFUSED=1" : "") != MKA_OK)
+        mka_cl_keep_failure(c->device, &error);
+    return *kept;
+}
+
+/* Arguments that all these kernels have: the cache's, and what is seen of it. */
+static void common(mka_cl_call *c, const mka_attend_job *job, int begin, int end) {
+    const mka_device_cache *cache = job->device;
+    mka_cl_buffer(c, cache->keys.buffer, 0);
+    mka_cl_long(c, cache->keys.scales_at);
+    mka_cl_buffer(c, cache->values.buffer, 0);
+    mka_cl_long(c, cache->values.scales_at);
+    const int numbers[] = {cache->capacity, begin, end, job->first, job->n, job->window};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) mka_cl_int(c, numbers[i]);
+    mka_cl_float(c, job->scale);
+}
+
+static void query(mka_cl_call *c, const mka_attend_job *job) {
+    size_t width = (size_t)job->key_dim;
+    mka_cl_in(c, job->q, (size_t)job->n * (size_t)job->heads, width, width);
+}
+
+static void output(mka_cl_call *c, const mka_attend_job *job) {
+    size_t width = (size_t)job->value_dim;
+    mka_cl_out(c, job->out, (size_t)job->n * (size_t)job->heads, width, width);
+}
+
+/* Few queries over many keys; fused: the last group merges and out is finished, else the states of the splits stay in scratch.
+ * Returns the splits. */
+static int decode(mka_ops *ops, const mka_attend_job *job, int begin, int end, int fused) {
+    mka_mirror *m = ops->mirror;
+    mka_device_cache *cache = job->device;
+    int keys = end - begin, splits = (int)decode_splits(m->device, job->kv_heads), most = (keys + LEAST_SPLIT - 1) / LEAST_SPLIT;
+    if (splits > most) splits = most;
+    int split_keys = mka_pad((keys + splits - 1) / splits, 32);
+    splits = (keys + split_keys - 1) / split_keys;
+    cl_kernel kernel =
+        kernel_of(job, &cache->decode[job->n], "attend_decode_nv", fused ? "attend_decode_fused" : "attend_decode", fused);
+    if (!kernel) return splits;
+    mka_cl_call c = mka_cl_begin(m, kernel, "attend_decode");
+    if (fused)
+        query(&c, job);
+    else
+        mka_cl_buffer(&c, m->scratch, m->parts.queries);
+    common(&c, job, begin, end);
+    mka_cl_int(&c, split_keys);
+    mka_cl_buffer(&c, m->scratch, 0);
+    mka_cl_int(&c, 0);
+    if (fused) {
+        mka_cl_buffer(&c, m->scratch, m->parts.counters);
+        output(&c, job);
+    }
+    mka_cl_run(&c, DECODE_ITEMS, (size_t)splits, (size_t)job->kv_heads, 1);
+    return splits;
+}
+
+static void prefill(mka_ops *ops, const mka_attend_job *job, int begin, int end, int nv) {
+    mka_device_cache *cache = job->device;
+    size_t queries = nv ? NV_QUERIES : PLAIN_QUERIES;
+    cl_kernel kernel = kernel_of(job, nv ? &cache->prefill_nv : &cache->prefill, nv ? "attend_prefill_nv" : "attend_prefill",
+                                 "attend_prefill", 0);
+    if (!kernel) return;
+    mka_cl_call c = mka_cl_begin(ops->mirror, kernel, "attend_prefill");
+    query(&c, job);
+    common(&c, job, begin, end);
+    output(&c, job);
+    mka_cl_run(&c, nv ? DECODE_ITEMS : PLAIN_ITEMS, ((size_t)job->n + queries - 1) / queries, (size_t)job->heads, 1);
+}
+
+static int plain_prefill_serves(const mka_attend_job *job) {
+    const mka_device_cache *c = job->device;
+    const mka_device_cache_shape *s = &c->shape;
+    if (c->device->lanes == 1 || s->shared || job->n < LEAST_PLAIN || c->device->local_memory < PLAIN_LOCAL) return 0;
+    return s->key_dim % 4 == 0 && s->value_dim % 4 == 0 && s->key_dim <= 256 && s->value_dim <= 256;
+}
+
+int mka_cl_attend_whole(mka_ops *ops, const mka_attend_job *job, int begin, int end) {
+    if (job->device->ring || job->m || job->key_first != 0 || end <= begin) return 0;
+    int nv = known_to_nv(ops, job->device);
+    if (nv && decodes(job))
+        decode(ops, job, begin, end, 1);
+    else if (nv || plain_prefill_serves(job))
+        prefill(ops, job, begin, end, nv);
+    else
+        return 0;
+    return 1;
+}
+
+int mka_cl_attend_far(mka_ops *ops, const mka_attend_job *job, int begin, int end) {
+    if (!job->device->ring || job->key_first != 0 || end <= begin) return 0;
+    if (!known_to_nv(ops, job->device) || !decodes(job)) return 0;
+    return decode(ops, job, begin, end, 0);
+}
