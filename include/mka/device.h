@@ -42,6 +42,16 @@ typedef struct mka_device_usage {
 
 MKA_API void mka_engine_get_device_usage(const mka_engine *engine, mka_device_usage *usage);
 
+/* A buffer of the engine's device, to measure how fast its memory is. The engine must outlive it. MKA_BAD_ARGUMENT: the engine
+ * has no device, or bytes is less than 4096; MKA_NO_MEMORY: the device has no room for them. */
+typedef struct mka_device_limits mka_device_limits;
+MKA_API mka_status mka_device_limits_create(mka_engine *engine, uint64_t bytes, mka_device_limits **limits, mka_error *error);
+MKA_API void mka_device_limits_destroy(mka_device_limits *limits);
+/* One sample in 1e9 bytes a second, the best of five runs: of reading the buffer's first bytes, and of copying the first half of
+ * them to the second (bytes read and written both count). */
+MKA_API mka_status mka_device_limits_read(mka_device_limits *limits, uint64_t bytes, double *gbps, mka_error *error);
+MKA_API mka_status mka_device_limits_copy(mka_device_limits *limits, uint64_t bytes, double *gbps, mka_error *error);
+
 #ifdef __cplusplus
 }
 #endif

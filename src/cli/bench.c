@@ -33,6 +33,7 @@ void mka_bench_close(mka_bench *bench) {
     mka_cli_progress_end(&bench->progress);
     for (int i = 0; i < bench->engines; i++) {
         mka_limits_destroy(bench->limits[i]);
+        mka_device_limits_destroy(bench->device_limits[i]);
         mka_engine_destroy(bench->engine[i]);
     }
 }
@@ -47,10 +48,14 @@ int mka_bench_buffer(mka_bench *bench, int engine, size_t bytes) {
     if (bytes < 4096) bytes = 4096;
     if (bench->buffer[engine] >= bytes) return 0;
     mka_limits_destroy(bench->limits[engine]);
+    mka_device_limits_destroy(bench->device_limits[engine]);
     bench->limits[engine] = NULL;
+    bench->device_limits[engine] = NULL;
     bench->buffer[engine] = 0;
-    if (mka_limits_create(bench->engine[engine], bytes, -1, &bench->limits[engine], &error) != MKA_OK)
-        return mka_cli_failure(&error, 0);
+    mka_status status = mka_bench_on_device(bench, engine)
+                            ? mka_device_limits_create(bench->engine[engine], bytes, &bench->device_limits[engine], &error)
+                            : mka_limits_create(bench->engine[engine], bytes, -1, &bench->limits[engine], &error);
+    if (status != MKA_OK) return mka_cli_failure(&error, 0);
     bench->buffer[engine] = bytes;
     return 0;
 }
@@ -106,7 +111,10 @@ static int sample_limits(mka_bench *bench, mka_bench_row *row, int repeat) {
     double rate;
     if (row->buffer == 0) return 0;
     size_t bytes = row->buffer < 4096 ? 4096 : row->buffer;
-    if (mka_limits_read(bench->limits[row->engine], bytes, threads, &rate, &error) != MKA_OK) return mka_cli_failure(&error, 0);
+    mka_device_limits *there = bench->device_limits[row->engine];
+    mka_status status = there ? mka_device_limits_read(there, bytes, &rate, &error)
+                              : mka_limits_read(bench->limits[row->engine], bytes, threads, &rate, &error);
+    if (status != MKA_OK) return mka_cli_failure(&error, 0);
     row->read[repeat] += 0.5 * rate;
     if (row->unit == MKA_UNITS) return 0;
     if (mka_limits_compute(engine, row->unit, threads, &rate, &error) != MKA_OK) return mka_cli_failure(&error, 0);
@@ -114,11 +122,27 @@ static int sample_limits(mka_bench *bench, mka_bench_row *row, int repeat) {
     return 0;
 }
 
+/* sum += after - before */
+static void add_usage(mka_device_usage *sum, const mka_device_usage *before, const mka_device_usage *after) {
+    sum->up_bytes += after->up_bytes - before->up_bytes;
+    sum->down_bytes += after->down_bytes - before->down_bytes;
+    sum->kernels += after->kernels - before->kernels;
+    sum->up_seconds += after->up_seconds - before->up_seconds;
+    sum->down_seconds += after->down_seconds - before->down_seconds;
+    sum->kernel_seconds += after->kernel_seconds - before->kernel_seconds;
+    sum->wait_seconds += after->wait_seconds - before->wait_seconds;
+}
+
 int mka_bench_sample(mka_bench *bench, mka_bench_row *row, int repeat, mka_bench_call *call, void *user) {
+    mka_device_usage before, after;
     int status = sample_limits(bench, row, repeat);
     if (status != 0) return status;
+    if (repeat == 0) row->calls = 0;
+    mka_engine_get_device_usage(bench->engine[row->engine], &before);
     row->seconds[repeat] = call(user);
     if (row->seconds[repeat] < 0) return 1;
+    mka_engine_get_device_usage(bench->engine[row->engine], &after);
+    add_usage(&row->device, &before, &after);
     status = sample_limits(bench, row, repeat);
     if (status != 0) return status;
     double least = 0;
@@ -142,6 +166,40 @@ mka_bench_result mka_bench_row_result(const mka_bench *bench, mka_bench_row *row
     return r;
 }
 
+/* ---- a device's rows ---- */
+
+/* What the kernels of a call read a second, in 1e9 bytes, and its share of the read limit; 0 where no times were taken. */
+static double kernel_rate(const mka_bench_row *row, const mka_bench_result *r, double *fraction) {
+    double rate = row->device.kernel_seconds > 0 ? 1e-9 * row->bytes * row->calls / row->device.kernel_seconds : 0;
+    *fraction = r->read.median > 0 ? rate / r->read.median : 0;
+    return rate;
+}
+
+void mka_bench_print_device(const mka_bench *bench, const mka_bench_row *row, const mka_bench_result *r) {
+    const mka_device_usage *u = &row->device;
+    if (!mka_bench_on_device(bench, row->engine) || row->calls <= 0) return;
+    double each = 1e3 / row->calls, fraction, rate = kernel_rate(row, r, &fraction);
+    mka_cli_print(
+        bench->cli,
+        "        device: %.0f kernels %.4f ms, up %.3f MB %.4f ms, down %.3f MB %.4f ms, waited %.4f ms; kernels at %.1f "
+        "GB/s",
+        (double)u->kernels / row->calls, each * u->kernel_seconds, 1e-6 * (double)u->up_bytes / row->calls, each * u->up_seconds,
+        1e-6 * (double)u->down_bytes / row->calls, each * u->down_seconds, each * u->wait_seconds, rate);
+    if (fraction > 0) mka_cli_print(bench->cli, ", %.0f%% of its %.1f", 100 * fraction, r->read.median);
+    mka_cli_print(bench->cli, "\n");
+}
+
+static json_t *device_json(const mka_bench_row *row, const mka_bench_result *r) {
+    const mka_device_usage *u = &row->device;
+    double each = 1e3 / row->calls, fraction, rate = kernel_rate(row, r, &fraction);
+    return json_pack(
+        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "kernels", mka_cli_json_real((double)u->kernels / row->calls),
+        "kernel_ms", mka_cli_json_real(each * u->kernel_seconds), "up_ms", mka_cli_json_real(each * u->up_seconds), "down_ms",
+        mka_cli_json_real(each * u->down_seconds), "wait_ms", mka_cli_json_real(each * u->wait_seconds), "up_bytes",
+        mka_cli_json_real((double)u->up_bytes / row->calls), "down_bytes", mka_cli_json_real((double)u->down_bytes / row->calls),
+        "kernel_gbps", mka_cli_json_real(rate), "kernel_fraction", mka_cli_json_real(fraction));
+}
+
 void mka_bench_row_json(const mka_bench *bench, const mka_bench_row *row, const mka_bench_result *r, json_t *out) {
     const mka_machine *machine = &bench->machine[row->engine];
     json_object_set_new(out, "bytes", mka_cli_json_real(row->bytes));
@@ -158,6 +216,7 @@ void mka_bench_row_json(const mka_bench *bench, const mka_bench_row *row, const 
         json_object_set_new(out, "unit", json_string(mka_unit_name(row->unit)));
         json_object_set_new(out, "unit_gflops", mka_bench_spread_json(&r->compute));
     }
+    if (mka_bench_on_device(bench, row->engine) && row->calls > 0) json_object_set_new(out, "device", device_json(row, r));
     json_object_set_new(out, "threads", json_integer(machine->threads));
     json_object_set_new(out, "repeats", json_integer(bench->cli->options.repeats));
     json_object_set_new(out, "cpu", mka_cli_json_string(machine->level));

@@ -5,6 +5,7 @@
 
 #include "setup.h"
 
+#include <mka/device.h>
 #include <mka/profile.h>
 
 typedef struct mka_bench {
@@ -12,8 +13,9 @@ typedef struct mka_bench {
     int engines; /* one for every number of -t, in its order */
     mka_engine *engine[MKA_CLI_LIST];
     mka_machine machine[MKA_CLI_LIST];
-    mka_limits *limits[MKA_CLI_LIST]; /* buffers to read, or NULL */
-    size_t buffer[MKA_CLI_LIST];      /* their bytes */
+    mka_limits *limits[MKA_CLI_LIST];               /* buffers to read, or NULL */
+    mka_device_limits *device_limits[MKA_CLI_LIST]; /* instead of limits, where the engine has a device */
+    size_t buffer[MKA_CLI_LIST];                    /* their bytes */
     mka_cli_progress progress;
     size_t done, total; /* steps */
 } mka_bench;
@@ -42,6 +44,8 @@ typedef struct mka_bench_row {
     size_t buffer;                               /* bytes that its read limit is measured over; 0: the row has no limits */
     mka_unit unit;                               /* that it computes with; MKA_UNITS: no arithmetic limit */
     double *seconds, *read, *compute, *fraction; /* [repeats] */
+    double calls;                                /* counted by the call itself */
+    mka_device_usage device;                     /* what a device did in them */
 } mka_bench_row;
 
 int mka_bench_row_make(mka_bench *bench, mka_bench_row *row);
@@ -65,7 +69,9 @@ mka_bench_result mka_bench_row_result(const mka_bench *bench, mka_bench_row *row
 /* threads, cpu level and repeats of a row; what every JSON object ends with. */
 void mka_bench_row_json(const mka_bench *bench, const mka_bench_row *row, const mka_bench_result *result, json_t *out);
 
-/* 1 for an engine that computes on a device, which has limits of its own: its rows stand without one. */
+/* 1 for an engine that computes on a device: its rows are held against the speed of the device's memory. */
 int mka_bench_on_device(const mka_bench *bench, int engine);
+/* A second line of a device's row: what a call took there and on the way, by the device's clock. Nothing for other rows. */
+void mka_bench_print_device(const mka_bench *bench, const mka_bench_row *row, const mka_bench_result *result);
 
 #endif

@@ -156,7 +156,7 @@ static int declare(run *r, line *l) {
         l->row.unit = l->phase == MKA_CLI_PREFILL ? info.prefill_unit : info.decode_unit;
     }
     l->row.buffer = (size_t)l->row.bytes;
-    if (mka_bench_on_device(&r->bench, s->engine)) l->row.buffer = 0, l->row.unit = MKA_UNITS;
+    if (mka_bench_on_device(&r->bench, s->engine)) l->row.unit = MKA_UNITS;
     int status = mka_bench_row_make(&r->bench, &l->row);
     return status != 0 || l->row.buffer == 0 ? status : mka_bench_buffer(&r->bench, s->engine, l->row.buffer);
 }
@@ -176,11 +176,13 @@ static double time_attend(void *user) {
     int runs = l->estimate < 20e-3 ? 3 : 1;
     double best = 0;
     if (runs > 1 && attend(l) != 0) return -1;
+    if (runs > 1) l->row.calls++;
     for (int i = 0; i < runs; i++) {
         double start = mka_cli_now();
         for (int j = 0; j < calls; j++)
             if (attend(l) != 0) return -1;
         double spent = (mka_cli_now() - start) / calls;
+        l->row.calls += calls;
         if (i == 0 || spent < best) best = spent;
     }
     return best;
@@ -339,7 +341,8 @@ static void print_all(run *r) {
         if (r->bench.cli->options.json)
             print_json(r, &r->lines[i], &result);
         else
-            print_line(r, &r->lines[i], &result), print_memory(r, &r->lines[i]);
+            print_line(r, &r->lines[i], &result), print_memory(r, &r->lines[i]),
+                mka_bench_print_device(&r->bench, &r->lines[i].row, &result);
     }
 }
 

@@ -167,6 +167,54 @@ static void print_engine(run *r, int engine) {
             print_line(cli, mka_unit_name((mka_unit)unit), "", &units[unit]);
 }
 
+/* ---- a device ---- */
+
+static void print_device(run *r, int engine, size_t bytes, double *samples) {
+    mka_device_info info;
+    char size[32];
+    int repeats = r->bench.cli->options.repeats;
+    mka_bench_spread read = mka_bench_spread_of(samples, repeats), copy = mka_bench_spread_of(samples + repeats, repeats);
+    mka_engine_get_device(r->bench.engine[engine], &info);
+    if (r->bench.cli->options.json) {
+        mka_cli_json(r->bench.cli,
+                     json_pack("{s:s, s:o, s:I, s:o, s:o, s:i}", "level", "device", "device", mka_cli_json_string(info.name),
+                               "bytes", (json_int_t)bytes, "read_gbps", mka_bench_spread_json(&read), "copy_gbps",
+                               mka_bench_spread_json(&copy), "repeats", repeats));
+        return;
+    }
+    mka_cli_print(r->bench.cli, "%s (%s)\n  %-24s %9s %9s %9s\n  %-14s %-9s %9.1f %9.1f %9.1f\n  %-24s %9.1f %9.1f %9.1f\n",
+                  info.name, info.platform, "GB/s", "min", "median", "max", "memory read", mka_cli_size(bytes, size), read.min,
+                  read.median, read.max, "memory copy", copy.min, copy.median, copy.max);
+}
+
+/* A device has one memory to measure: --size of it, or 1 GiB, or what it has room for. */
+static int run_device(run *r, int engine) {
+    mka_bench *b = &r->bench;
+    mka_device_info info;
+    mka_error error = {0};
+    int repeats = b->cli->options.repeats, status;
+    size_t bytes = (size_t)b->cli->options.size;
+    mka_engine_get_device(b->engine[engine], &info);
+    if (bytes == 0) bytes = (size_t)1 << 30 < info.largest / 4 ? (size_t)1 << 30 : (size_t)info.largest / 4;
+    double *samples = calloc(2 * (size_t)repeats, sizeof *samples);
+    b->total = (size_t)b->engines * (size_t)repeats;
+    status = samples != NULL ? mka_bench_buffer(b, engine, bytes) : mka_cli_error("out of memory");
+    for (int i = 0; i < repeats && status == 0; i++) {
+        mka_device_limits *limits = b->device_limits[engine];
+        if (mka_device_limits_read(limits, bytes, &samples[i], &error) != MKA_OK ||
+            mka_device_limits_copy(limits, bytes, &samples[repeats + i], &error) != MKA_OK)
+            status = mka_cli_failure(&error, 0);
+        else
+            status = mka_bench_step(b);
+    }
+    if (status == 0) {
+        mka_cli_progress_end(&b->progress);
+        print_device(r, engine, bytes, samples);
+    }
+    free(samples);
+    return status;
+}
+
 /* ---- running ---- */
 
 static void forget_places(run *r) {
@@ -199,7 +247,8 @@ static int run_engine(run *r, int engine) {
 int mka_cli_bench_limits(mka_cli *cli) {
     run r = {.count = 0};
     int status = mka_bench_open(&r.bench, cli);
-    for (int i = 0; i < r.bench.engines && status == 0; i++) status = run_engine(&r, i);
+    for (int i = 0; i < r.bench.engines && status == 0; i++)
+        status = mka_bench_on_device(&r.bench, i) ? run_device(&r, i) : run_engine(&r, i);
     mka_bench_close(&r.bench);
     return status;
 }

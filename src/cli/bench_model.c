@@ -183,6 +183,7 @@ static double time_tokens(void *user) {
             return -1;
         }
     double seconds = mka_cli_now() - start;
+    l->row.calls++;
     mka_session_get_usage(t->session, &after);
     l->row.bytes =
         (double)(after.weight_bytes_read - before.weight_bytes_read) + (double)(after.cache_bytes_read - before.cache_bytes_read);
@@ -204,7 +205,7 @@ static double operations(const run *r, const line *l) {
 static int warm_up(run *r, line *l) {
     if (time_tokens(l) < 0) return 1;
     l->row.flops = operations(r, l);
-    if (l->phase == MKA_CLI_DECODE && !mka_bench_on_device(&r->bench, l->row.engine)) {
+    if (l->phase == MKA_CLI_DECODE) {
         double each = l->row.bytes / l->tokens;
         l->row.buffer = each < LIMIT_BUFFER ? (size_t)each : LIMIT_BUFFER;
     }
@@ -280,7 +281,7 @@ static void print_all(run *r) {
         if (cli->options.json)
             print_json(r, l, &result, &rate);
         else
-            print_line(r, l, &result, &rate);
+            print_line(r, l, &result, &rate), mka_bench_print_device(&r->bench, &l->row, &result);
     }
 }
 

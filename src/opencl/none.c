@@ -94,3 +94,23 @@ uint64_t mka_ops_device_scratch(const struct mka_ops *ops) {
 void mka_ops_device_end(struct mka_ops *ops) {
     (void)ops;
 }
+
+mka_status mka_device_limits_open(mka_device *device, uint64_t bytes, mka_device_limits **limits, mka_error *error) {
+    (void)device, (void)bytes;
+    *limits = NULL;
+    return mka_fail(error, MKA_UNSUPPORTED, "%s", why);
+}
+
+void mka_device_limits_destroy(mka_device_limits *limits) {
+    (void)limits;
+}
+
+mka_status mka_device_limits_read(mka_device_limits *limits, uint64_t bytes, double *gbps, mka_error *error) {
+    (void)limits, (void)bytes;
+    *gbps = 0;
+    return mka_fail(error, MKA_UNSUPPORTED, "%s", why);
+}
+
+mka_status mka_device_limits_copy(mka_device_limits *limits, uint64_t bytes, double *gbps, mka_error *error) {
+    return mka_device_limits_read(limits, bytes, gbps, error);
+}

@@ -24,6 +24,8 @@ mka_status mka_device_open(mka_engine *engine, const char *name, uint64_t memory
 void mka_device_close(mka_device *device);
 void mka_device_describe(const mka_device *device, mka_device_info *info);
 void mka_device_get_usage(mka_device *device, mka_device_usage *usage);
+/* As mka_device_limits_create; bytes are enough. */
+mka_status mka_device_limits_open(mka_device *device, uint64_t bytes, mka_device_limits **limits, mka_error *error);
 /* Bytes that can still be taken. */
 uint64_t mka_device_room(mka_device *device);
 

@@ -145,6 +145,13 @@ void mka_engine_get_device_usage(const mka_engine *engine, mka_device_usage *usa
     if (engine->device) mka_device_get_usage(engine->device, usage);
 }
 
+mka_status mka_device_limits_create(mka_engine *engine, uint64_t bytes, mka_device_limits **limits, mka_error *error) {
+    *limits = NULL;
+    if (!engine->device) return mka_fail(error, MKA_BAD_ARGUMENT, "the engine computes on the CPU: it has no device to measure");
+    if (bytes < 4096) return mka_fail(error, MKA_BAD_ARGUMENT, "a buffer to measure has 4096 bytes at least");
+    return mka_device_limits_open(engine->device, bytes, limits, error);
+}
+
 void mka_engine_machine(const mka_engine *engine, mka_machine *machine) {
     const mka_topology *topology = engine->topology;
     *machine = (mka_machine){
