@@ -454,6 +454,30 @@ static void use_is_counted(void **state) {
     assert_true(after.up_bytes > before.up_bytes && after.down_bytes > before.down_bytes);
 }
 
+static void memory_is_measured(void **state) {
+    (void)state;
+    need_device();
+    enum { BYTES = 4 << 20 };
+    mka_device_usage before, after;
+    mka_device_limits *limits;
+    mka_error error;
+    double read = 0, copy = 0;
+    mka_engine_get_device_usage(device, &before);
+    assert_int_equal(mka_device_limits_create(device, BYTES, &limits, &error), MKA_OK);
+    mka_engine_get_device_usage(device, &after);
+    assert_true(after.taken >= before.taken + BYTES);
+    assert_int_equal(mka_device_limits_read(limits, BYTES, &read, &error), MKA_OK);
+    assert_int_equal(mka_device_limits_copy(limits, BYTES, &copy, &error), MKA_OK);
+    assert_true(read > 0 && copy > 0 && isfinite(read) && isfinite(copy));
+    mka_device_limits_destroy(limits);
+    mka_engine_get_device_usage(device, &after);
+    assert_int_equal(after.taken, before.taken);
+    assert_int_equal(mka_device_limits_create(device, 100, &limits, &error), MKA_BAD_ARGUMENT);
+    assert_int_equal(mka_device_limits_create(device, (uint64_t)1 << 60, &limits, &error), MKA_NO_MEMORY);
+    assert_int_equal(mka_device_limits_create(cpu, BYTES, &limits, &error), MKA_BAD_ARGUMENT);
+    assert_null(limits);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(caches_of_random_shapes),
@@ -471,6 +495,7 @@ int main(void) {
         cmocka_unit_test(a_kernel_that_does_not_build),
         cmocka_unit_test(a_folder_that_cannot_be),
         cmocka_unit_test(use_is_counted),
+        cmocka_unit_test(memory_is_measured),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }

@@ -17,6 +17,7 @@ int mka_bench_open(mka_bench *bench, mka_cli *cli) {
     memset(bench, 0, sizeof *bench);
     bench->cli = cli;
     int count = list->count > 0 ? list->count : 1;
+    cli->options.device_profile = 1;
     for (int i = 0; i < count; i++) {
         cli->options.threads = list->count > 0 ? list->items[i] : 0;
         int status = mka_cli_open_engine(cli, &bench->engine[i]);

@@ -158,7 +158,8 @@ static const command commands[] = {
      "Reads and copies half of each cache, and a buffer much larger than any on every NUMA node, with one thread and with all;\n"
      "computes multiply-adds of every kind that the kernels use. --json prints one object for each cache level and node: level,\n"
      "node, bytes, read_gbps, copy_gbps, f32_gflops, unit_gflops (medians, each as {1, all}), spread, threads, repeats, cpu.\n"
-     "Copied bytes count twice, once read and once written.\n\n"
+     "Copied bytes count twice, once read and once written. With --device: one row, of the device's memory (device, bytes,\n"
+     "read_gbps, copy_gbps).\n\n"
      "Examples:\n"
      "  mka bench limits\n"
      "  mka bench limits -t 1,2,4 -r 11 --size 1073741824 --json\n"},
@@ -168,6 +169,7 @@ static const command commands[] = {
      "a buffer as large as what the row reads, and the unit that its kernels compute with; limit_fraction is the time that the\n"
      "nearer limit would take over the time it took (median over the samples). Short calls count as the best of three runs, as\n"
      "the limits do. Bytes count every cached byte once.\n"
+     "On a device the limit is its own memory, and a second line (--json: device) has what a call took there by its clock.\n"
      "With --ram and --spill a tiered row's long-term rows lie in a file but for what --ram has room for; its calls then have\n"
      "64 queries in turns, because one alone would find its rows in memory. memory {spill_bytes (a call), resident_bytes}.\n"
      "mka reads three caches, one a level; fastmka one, as gqa does. --json fields: phase, variant, heads, kv_heads, head_dim,\n"
@@ -186,7 +188,8 @@ static const command commands[] = {
      "it needs (at most 1 GiB of buffer).\n"
      "--json fields: model, phase, depth, tokens, tok_s {min, median, max}, kv_type, memory {mode}, fill, attention, "
      "weight_type,\n"
-     "bytes, flops, gbps, gflops, threads, repeats, cpu; decode also limit, limit_kind, limit_fraction, read_gbps.\n\n"
+     "bytes, flops, gbps, gflops, threads, repeats, cpu; decode also limit, limit_kind, limit_fraction, read_gbps;\n"
+     "on a device also device: what a call (all its tokens) took there by its clock.\n\n"
      "Examples:\n"
      "  mka bench model -m model.gguf --depth 0,4096 -ctk q8 -ctv q8\n"
      "  mka bench model --shape qwen2.5-0.5b:q8_0 --depth 0,4096,32768 --phase decode --json\n"},
