@@ -4,8 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "scalar/half.h"
-
 /* A fixed pattern of random bits: flips of the turn. It must never change, or saved memories would be read wrongly. */
 static const uint32_t flips[8] = {0x9e3779b9U, 0x7f4a7c15U, 0xf39cc060U, 0x5cedc834U,
                                   0x1082276bU, 0xf3a27251U, 0xf86c6a11U, 0xd0c18e95U};
