@@ -223,6 +223,22 @@ void mka_get_value(mka_type type, int d, const void *tile, int slot, float *x) {
     }
 }
 
+void mka_key_codes(int d, const void *tile, int slot, int8_t *codes, uint16_t *scales) {
+    const unsigned char *data = tile;
+    size_t groups = (size_t)mka_pad(d, MKA_KEY_GROUP) / MKA_KEY_GROUP, half = (size_t)(slot / MKA_HALF);
+    for (int e = 0; e < d; e++) codes[e] = (int8_t)(data[key_index(MKA_Q8_0, d, slot, e)] - 128);
+    for (size_t g = 0; g < groups; g++) {
+        size_t at = (half * groups + g) * MKA_HALF + (size_t)(slot % MKA_HALF);
+        scales[g] = load_u16(data + key_data_bytes(MKA_Q8_0, d) + 2 * at);
+    }
+}
+
+void mka_value_codes(int d, const void *tile, int slot, int8_t *codes, float *scale) {
+    const unsigned char *data = tile;
+    for (int e = 0; e < d; e++) codes[e] = (int8_t)data[value_index(MKA_Q8_0, d, slot, e)];
+    memcpy(scale, data + value_data_bytes(MKA_Q8_0, d) + (size_t)slot * sizeof *scale, sizeof *scale);
+}
+
 /* Sums and differences of numbers that lie step apart. */
 static inline void turn(int run, int step, float *row) {
     for (int i = 0; i + 2 * step <= run; i += 2 * step)

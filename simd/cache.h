@@ -47,6 +47,10 @@ void mka_put_value(mka_type type, mka_store_fn *convert, int d, const float *x, 
 void mka_get_key(mka_type type, int d, const void *tile, int slot, float *x);
 void mka_get_value(mka_type type, int d, const void *tile, int slot, float *x);
 
+/* The codes of a slot of a Q8 tile, [d], and its scales: half floats [ceil(d / 32)] of a key, one float of a value. */
+void mka_key_codes(int d, const void *tile, int slot, int8_t *codes, uint16_t *scales);
+void mka_value_codes(int d, const void *tile, int slot, int8_t *codes, float *scale);
+
 /* Turns x by a normalised Hadamard matrix over runs of the largest power of two that divides d; its own inverse. Spreads
  * outliers evenly, which is what makes 4 bits enough: queries and keys turned alike keep their products. */
 void mka_hadamard(int d, float *x);

@@ -79,7 +79,7 @@ static void make(cache *c, uint64_t nodes, mka_numa_mode mode, int kv_heads) {
     mka_recall_limits recall = {1, kv_heads, DIM, DIM, mka_longterm_segment(WINDOW), TOKENS};
     for (int pass = 0; pass < 2; pass++) {
         mka_ops_layout(&c->ops, &limits, &c->work);
-        mka_tiers_layout(&c->shared, &recall, 1, kv_heads, threads, &c->work);
+        mka_tiers_layout(&c->shared, &recall, 1, kv_heads, threads, 0, &c->work);
         if (pass == 0) assert_int_equal(mka_arena_reserve(&c->work, &error), MKA_OK);
     }
     mka_local_shape shape = {kv_heads, DIM, DIM, 0, MKA_F16, MKA_F16, TOKENS, 1, NULL};

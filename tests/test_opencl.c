@@ -315,15 +315,6 @@ static void routed_models(void **state) {
     compare_models("mka", device, MKA_Q8_0, "mka", o);
 }
 
-static void tiered_memory_stays_here(void **state) {
-    (void)state;
-    need_device();
-    mka_session_options o;
-    mka_session_defaults(&o);
-    o.memory = MKA_MEMORY_TIERED;
-    compare_models("tiered", device, MKA_Q8_0, NULL, o);
-}
-
 /* Bytes in which the first layer of compare_models fits, but hardly more: scratch depends on the device. */
 static uint64_t least_memory(mka_type type) {
     mka_model *model;
@@ -488,7 +479,6 @@ int main(void) {
         cmocka_unit_test(weights_in_blocks),
         cmocka_unit_test(weights_on_matrix_units),
         cmocka_unit_test(routed_models),
-        cmocka_unit_test(tiered_memory_stays_here),
         cmocka_unit_test(too_small_a_device),
         cmocka_unit_test(devices_that_are_not_there),
         cmocka_unit_test(a_name_finds_a_device),

@@ -91,8 +91,8 @@ typedef struct mka_memory_options {
 
 MKA_API void mka_memory_defaults(mka_memory_options *options);
 
-/* Makes an empty memory. The engine must outlive it. On failure *memory is NULL: MKA_BAD_ARGUMENT names the option, MKA_NO_MEMORY
- * says what was asked. One thread at a time. */
+/* Makes an empty memory: on the engine's device, where that has room for it (the engine's log says when not). The engine must outlive
+ * it. On failure *memory is NULL: MKA_BAD_ARGUMENT names the option, MKA_NO_MEMORY says what was asked. One thread at a time. */
 MKA_API mka_status mka_memory_create(mka_engine *engine, const mka_memory_options *options, mka_memory **memory,
                                      mka_error *error);
 MKA_API void mka_memory_destroy(mka_memory *memory);
@@ -117,7 +117,7 @@ MKA_API mka_status mka_memory_set_recall(mka_memory *memory, const mka_recall *r
 
 /* Writes all layers to path, with a checksum of every region. A new file takes path's place at once when all of it is on the
  * disk; a failure (MKA_IO says which), or a kill at any moment, leaves what was there. The file fits machines of the same byte
- * order. */
+ * order. MKA_UNSUPPORTED, as from load: the memory is on a device. */
 MKA_API mka_status mka_memory_save(mka_memory *memory, const char *path, mka_error *error);
 
 /* Replaces all tokens by those of a file. The memory must have been made with the same layers, heads, widths, types, sinks and

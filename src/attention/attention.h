@@ -155,7 +155,7 @@ int mka_layer_tiered(const mka_layer_config *config);
 
 /* The caches and the summary of one layer, empty, for passes of so many queries; summary [width] is borrowed (NULL for variants
  * without), and so is shared, which gives layers that may have one a long-term tier (NULL: none). device: where the caches are to
- * be (NULL: in memory, as those with a long-term tier always are). */
+ * be (NULL: in memory). */
 mka_status mka_layer_state_create(const mka_layer_config *config, mka_type key_type, mka_type value_type, int capacity,
                                   int queries, float *summary, mka_tiers_shared *shared, mka_device *device,
                                   mka_layer_state *state, mka_error *error);

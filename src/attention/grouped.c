@@ -55,8 +55,8 @@ void mka_turn_q(const mka_attention_pass *pass) {
 void mka_turn_store_kv(const mka_attention_pass *pass, int cache) {
     const mka_layer_config *c = &pass->layer->config;
     turn(pass, pass->scratch->k, c->kv_heads, pass->layer->weights.k_norm);
-    mka_local_store(&pass->state->cache[cache].local, pass->ops, pass->first, pass->n, pass->scratch->k, k_width(c),
-                    pass->scratch->v, v_width(c));
+    mka_tiers_store(&pass->state->cache[cache], pass->ops, pass->first, pass->n, pass->scratch->k, k_width(c), pass->scratch->v,
+                    v_width(c));
 }
 
 void mka_attend_cache(const mka_attention_pass *pass, int cache, const float *weights, int stride, float *out) {

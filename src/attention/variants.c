@@ -64,7 +64,7 @@ mka_status mka_layer_state_create(const mka_layer_config *config, mka_type key_t
         mka_local_shape *shape = &shapes[state->caches];
         mka_tiers_shared *tiers = mka_layer_tiered(config) ? shared : NULL;
         shape->queries = queries;
-        shape->device = tiers ? NULL : device;
+        shape->device = device;
         mka_status status = mka_tiers_create(shape, tiers, &state->cache[state->caches], error);
         if (status) {
             mka_layer_state_destroy(state);

@@ -7,13 +7,6 @@
 /* Places that one thread of recall may hold at once: those of a batch, and a few on the way. */
 enum { THREAD_PLACES = 72 };
 
-/* Tokens that the local tier of a tiered layer holds at most: what is forgotten is given back in steps. */
-static int local_tokens(const mka_local_shape *s, const mka_memory_plan *plan) {
-    int64_t most = (int64_t)plan->sinks + plan->window + MKA_FORGET_KEEP + MKA_FORGET_LEAST +
-                   2 * mka_longterm_segment(plan->window) + 2 * (int64_t)s->queries + 4 * MKA_BLOCK;
-    return most < s->capacity ? (int)most : s->capacity;
-}
-
 void mka_budget_add(mka_budget *b, const mka_local_shape *s, const mka_memory_plan *plan, int tiered) {
     size_t whole = mka_local_bytes(s), token = mka_local_token_bytes(s), tokens = (size_t)s->capacity;
     if (!tiered) {
@@ -26,7 +19,8 @@ void mka_budget_add(mka_budget *b, const mka_local_shape *s, const mka_memory_pl
            blocks = whole_tokens / MKA_BLOCK,
            record = MKA_BLOCK * (mka_row_bytes(plan->key_type, s->key_dim) + mka_row_bytes(plan->value_type, s->value_dim));
     size_t near = whole - token * ((tokens + MKA_TILE - 1) / MKA_TILE * MKA_TILE);
-    b->fixed += near + token * (size_t)local_tokens(s, plan) + whole_tokens * mka_longterm_index_bytes(&far);
+    if (!s->device) b->fixed += near + token * (size_t)mka_tiers_local_tokens(s, plan);
+    b->fixed += whole_tokens * mka_longterm_index_bytes(&far);
     b->count += (uint64_t)blocks * (uint64_t)s->kv_heads;
     b->records += (uint64_t)blocks * (uint64_t)s->kv_heads * record;
     b->largest = record > b->largest ? record : b->largest;

@@ -15,7 +15,8 @@ typedef struct mka_budget {
     size_t largest;   /* bytes of one */
 } mka_budget;
 
-/* Adds one layer's cache, for calls of so many queries. tiered: it has a long-term tier. */
+/* Adds one layer's cache, for calls of so many queries. tiered: it has a long-term tier; one on a device (shape->device) has that
+ * alone in RAM. */
 void mka_budget_add(mka_budget *budget, const mka_local_shape *shape, const mka_memory_plan *plan, int tiered);
 
 /* Makes the spill (NULL in *spill when none is needed). work: bytes of the workspace. MKA_BAD_ARGUMENT: the limit is too small;

@@ -13,6 +13,11 @@ static void flip(int d, float *x) {
         if (flips[i / 32 % 8] >> i % 32 & 1) x[i] = -x[i];
 }
 
+void mka_turn_signs(int d, float *signs) {
+    for (int i = 0; i < d; i++) signs[i] = 1;
+    flip(d, signs);
+}
+
 void mka_turn(int d, float *x) {
     flip(d, x);
     mka_hadamard(d, x);

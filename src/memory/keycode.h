@@ -21,6 +21,9 @@ enum { MKA_CODE_DIM = 256 }; /* of a head that has a long-term tier, at most */
 void mka_turn(int d, float *x);
 void mka_turn_back(int d, float *x);
 
+/* The signs, 1 or -1, by which a turn multiplies x [d] before the Hadamard. */
+void mka_turn_signs(int d, float *signs);
+
 /* The factor of a turned, centred key [d]; 0 for a key of zeros, or one that is not finite. */
 float mka_sign_factor(int d, const float *key);
 

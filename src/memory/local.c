@@ -163,7 +163,7 @@ void mka_local_store(mka_local *local, mka_ops *ops, int first, int n, const flo
 
 void mka_local_keys(const mka_local *local, mka_ops *ops, int head, int first, int count, float *out, int ld) {
     if (local->device) {
-        ops->keys(ops, local->device, head, first, count, out, ld);
+        ops->rows(ops, local->device, 0, head, first, count, out, ld);
         return;
     }
     for (int i = 0; i < count; i++) mka_local_key(local, head, first + i, out + (size_t)i * (size_t)ld);
@@ -185,7 +185,11 @@ void mka_local_truncate(mka_local *local, int length) {
     mka_near_truncate(&local->near, length);
 }
 
-void mka_local_forget(mka_local *local, int from, int to) {
+void mka_local_forget(mka_local *local, int from, int to, int length) {
+    if (local->device) {
+        mka_device_cache_forget(local->device, from, to, length);
+        return;
+    }
     const mka_local_shape *shape = &local->shape;
     size_t begin = (size_t)from / MKA_TILE, count = (size_t)to / MKA_TILE - begin;
     for (int head = 0; head < shape->kv_heads; head++) {

@@ -57,8 +57,9 @@ void mka_local_keys(const mka_local *local, mka_ops *ops, int head, int first, i
 /* Gives the pages behind tokens length.. back to the system. Tokens before length that have left near's room stay as coded. */
 void mka_local_truncate(mka_local *local, int length);
 
-/* Gives back the pages of tokens from..to - 1 alone; from is a multiple of MKA_TILE. They read as zeros from then on. */
-void mka_local_forget(mka_local *local, int from, int to);
+/* Gives back the memory of tokens from..to - 1, of length, alone; from is a multiple of MKA_TILE. They are not read any more. On
+ * a device from is the same at every call. */
+void mka_local_forget(mka_local *local, int from, int to, int length);
 
 /* The key of one token as float [key_dim], and its value as float [value_dim], as they are stored. */
 void mka_local_key(const mka_local *local, int head, int token, float *x);

@@ -5,6 +5,7 @@
 #include "base/status.h"
 #include "budget.h"
 #include "memory_layers.h"
+#include "there.h"
 
 #define MOST_TOKENS (1 << 27)
 
@@ -35,18 +36,45 @@ static mka_status check(const mka_memory_options *o, mka_error *error) {
     return mka_memory_plan_check(&o->plan, error);
 }
 
-static mka_local_shape local_shape(const mka_memory_options *o) {
-    return (mka_local_shape){o->kv_heads, o->head_dim, o->head_dim, 0, o->local, o->local, o->context, o->queries, NULL};
+static mka_local_shape local_shape(const mka_memory *memory) {
+    const mka_memory_options *o = &memory->options;
+    mka_device *device = memory->residents ? memory->ops.host.engine->device : NULL;
+    return (mka_local_shape){o->kv_heads, o->head_dim, o->head_dim, 0, o->local, o->local, o->context, o->queries, device};
+}
+
+/* The device, where it has room for all layers and what they work in. */
+static mka_status go_there(mka_memory *memory, mka_error *error) {
+    mka_engine *engine = memory->ops.host.engine;
+    const mka_memory_options *o = &memory->options;
+    char have[MKA_SIZE_TEXT], need[MKA_SIZE_TEXT];
+    if (!engine->device) return MKA_OK;
+    mka_status status = mka_residents_create(engine->device, &memory->residents, error);
+    if (!status) status = mka_ops_device(&memory->ops.device, &memory->ops.host, memory->residents, error);
+    if (status) return status;
+    mka_local_shape shape = local_shape(memory);
+    uint64_t bytes = (uint64_t)o->layers * mka_there_bytes(&shape, &o->plan) + mka_ops_device_scratch(&memory->ops.device);
+    uint64_t room = mka_device_room(engine->device);
+    if (bytes <= room) return mka_ops_mirror(&memory->ops.device, NULL, 0, error);
+    mka_log(engine, MKA_LOG_WARN, "the device has %s left and this memory takes %s: it is in memory, and the CPU recalls",
+            mka_size_text(room, have, sizeof have), mka_size_text(bytes, need, sizeof need));
+    mka_ops_device_end(&memory->ops.device);
+    mka_residents_destroy(memory->residents);
+    memory->residents = NULL;
+    return MKA_OK;
+}
+
+static mka_ops *ops_of(mka_memory *memory) {
+    return memory->residents ? &memory->ops.device : &memory->ops.host;
 }
 
 /* The limit of RAM and the spill file, once the workspace is measured. */
 static mka_status open_budget(mka_memory *memory, mka_error *error) {
     mka_memory_options *o = &memory->options;
-    mka_local_shape shape = local_shape(o);
+    mka_local_shape shape = local_shape(memory);
     mka_budget budget = {.fixed = 0};
     for (int i = 0; i < o->layers; i++) mka_budget_add(&budget, &shape, &o->plan, 1);
-    mka_status status =
-        mka_budget_open(&budget, &o->plan, memory->work.used, mka_pool_threads(memory->ops.pool), &memory->shared.spill, error);
+    mka_status status = mka_budget_open(&budget, &o->plan, memory->work.used, mka_pool_threads(memory->ops.host.pool),
+                                        &memory->shared.spill, error);
     o->plan.spill = memory->shared.plan.spill = NULL; /* the caller's */
     return status;
 }
@@ -59,14 +87,17 @@ static mka_status lay_out(mka_memory *memory, mka_error *error) {
                                     .key_dim = o->head_dim,
                                     .value_dim = o->head_dim,
                                     .kv_heads = o->kv_heads,
-                                    .context = o->context};
-    mka_recall_limits recall = {
-        o->heads / o->kv_heads, o->kv_heads, o->head_dim, o->head_dim, mka_longterm_segment(o->plan.window), o->context};
+                                    .context = o->context,
+                                    .segment = mka_longterm_segment(o->plan.window)};
+    limits.clusters = limits.segment / MKA_CLUSTER_TOKENS;
+    mka_recall_limits recall = {o->heads / o->kv_heads, o->kv_heads, o->head_dim, o->head_dim, limits.segment, o->context};
     for (int pass = 0; pass < 2; pass++) { /* measure, then carve */
-        mka_ops_layout(&memory->ops, &limits, &memory->work);
-        mka_tiers_layout(&memory->shared, &recall, o->queries, o->heads, mka_pool_threads(memory->ops.pool), &memory->work);
+        mka_ops_layout(&memory->ops.host, &limits, &memory->work);
+        mka_tiers_layout(&memory->shared, &recall, o->queries, o->heads, mka_pool_threads(memory->ops.host.pool),
+                         memory->ops.host.engine->device != NULL, &memory->work);
         if (pass == 0) {
-            mka_status status = open_budget(memory, error);
+            mka_status status = go_there(memory, error);
+            if (!status) status = open_budget(memory, error);
             if (!status) status = mka_arena_reserve(&memory->work, error);
             if (status) return status;
         }
@@ -91,12 +122,12 @@ mka_status mka_memory_create(mka_engine *engine, const mka_memory_options *optio
         goto fail;
     }
     memory->shared.plan = o->plan;
-    mka_ops_cpu(&memory->ops, engine);
+    mka_ops_cpu(&memory->ops.host, engine);
     status = mka_placement_plan(&memory->placement, engine->topology, mka_pool_threads(engine->pool), o->plan.numa, error);
     if (status) goto fail;
-    memory->ops.places = mka_placement_places(&memory->placement);
+    memory->ops.host.places = mka_placement_places(&memory->placement);
     status = lay_out(memory, error);
-    mka_local_shape shape = local_shape(o);
+    mka_local_shape shape = local_shape(memory);
     for (int i = 0; i < o->layers && !status; i++)
         status = mka_tiers_create(&shape, &memory->shared, &memory->layers[i].tiers, error);
     if (status) goto fail;
@@ -112,6 +143,8 @@ fail:
 void mka_memory_destroy(mka_memory *memory) {
     if (!memory) return;
     for (int i = 0; memory->layers && i < memory->options.layers; i++) mka_tiers_destroy(&memory->layers[i].tiers);
+    mka_pair_close(&memory->ops);
+    mka_residents_destroy(memory->residents);
     mka_spill_destroy(memory->shared.spill);
     free(memory->layers);
     mka_arena_free(&memory->work);
@@ -133,9 +166,12 @@ mka_status mka_memory_append(mka_memory *memory, int index, int n, const float *
     if (n > o->context - l->length)
         return mka_fail(error, MKA_CONTEXT_FULL, "%d tokens do not fit: %d of %d are taken", n, l->length, o->context);
     int width = o->kv_heads * o->head_dim;
-    mka_local_store(&l->tiers.local, &memory->ops, l->length, n, keys, width, values, width);
-    l->length += n;
-    return MKA_OK;
+    mka_ops *ops = ops_of(memory);
+    mka_tiers_store(&l->tiers, ops, l->length, n, keys, width, values, width);
+    status = ops->settle(ops, error);
+    if (!status) status = mka_tiers_failure(&memory->shared, error);
+    if (!status) l->length += n;
+    return status;
 }
 
 mka_status mka_memory_attend(mka_memory *memory, int index, int n, const float *queries, float *out, mka_used *used,
@@ -150,10 +186,14 @@ mka_status mka_memory_attend(mka_memory *memory, int index, int n, const float *
     mka_attend_job job = {.n = n, .first = l->length - n, .heads = o->heads, .scale = o->scale, .q = queries, .out = out};
     memory->shared.used = used ? *used : (mka_used){.queries = 0};
     uint64_t before = memory->shared.spill ? mka_spill_bytes_read(memory->shared.spill) : 0;
-    mka_tiers_attend(&l->tiers, &memory->ops, &job, NULL, 0);
+    mka_ops *ops = ops_of(memory);
+    mka_tiers_attend(&l->tiers, ops, &job, NULL, 0);
+    if (used) mka_there_collect(&l->tiers, ops);
     if (memory->shared.spill) memory->shared.used.spill_bytes += mka_spill_bytes_read(memory->shared.spill) - before;
     if (used) *used = memory->shared.used;
-    return mka_tiers_failure(&memory->shared, error);
+    status = ops->settle(ops, error);
+    mka_status own = mka_tiers_failure(&memory->shared, status ? NULL : error);
+    return status ? status : own;
 }
 
 int mka_memory_length(const mka_memory *memory, int index) {

@@ -53,10 +53,16 @@ static void add_layers(parts *p, mka_memory *m) {
     }
 }
 
-mka_status mka_memory_save(mka_memory *m, const char *path, mka_error *error) {
-    parts p;
+static mka_status check_here(const mka_memory *m, mka_error *error) {
     mka_succeed(error);
-    mka_status status = make_parts(&p, m, error);
+    return m->residents ? mka_fail(error, MKA_UNSUPPORTED, "a memory on a device cannot be saved or loaded in this version")
+                        : MKA_OK;
+}
+
+mka_status mka_memory_save(mka_memory *m, const char *path, mka_error *error) {
+    parts p = {.lengths = NULL};
+    mka_status status = check_here(m, error);
+    if (!status) status = make_parts(&p, m, error);
     if (!status) {
         size_t layers = (size_t)m->options.layers;
         for (size_t i = 0; i < layers; i++) {
@@ -67,7 +73,7 @@ mka_status mka_memory_save(mka_memory *m, const char *path, mka_error *error) {
         p.regions[p.count++] = mka_region_of("lengths", p.lengths, layers * sizeof *p.lengths);
         p.regions[p.count++] = mka_region_of("tiers", p.tiers, layers * sizeof *p.tiers);
         add_layers(&p, m);
-        status = mka_snapshot_save(m->ops.pool, path, "memory", 0, p.regions, p.count, error);
+        status = mka_snapshot_save(m->ops.host.pool, path, "memory", 0, p.regions, p.count, error);
     }
     free_parts(&p);
     return status;
@@ -114,7 +120,7 @@ static mka_status load_content(mka_memory *m, mka_snapshot *snapshot, parts *p, 
         if (!mka_tiers_set_state(&m->layers[i].tiers, p->lengths[i], &p->tiers[i]))
             return mka_fail(error, MKA_BAD_FILE, "%s: region 'tiers': layer %d cannot be in such a state", path, i);
     add_layers(p, m);
-    mka_status status = mka_snapshot_read(snapshot, m->ops.pool, p->regions, p->count, error);
+    mka_status status = mka_snapshot_read(snapshot, m->ops.host.pool, p->regions, p->count, error);
     for (int i = 0; i < m->options.layers && !status; i++) m->layers[i].length = p->lengths[i];
     return status;
 }
@@ -139,8 +145,9 @@ static mka_status load_open(mka_memory *m, mka_snapshot *snapshot, const char *p
 }
 
 mka_status mka_memory_load(mka_memory *m, const char *path, mka_error *error) {
-    mka_snapshot *snapshot;
-    mka_status status = mka_snapshot_open(path, "memory", &snapshot, error);
+    mka_snapshot *snapshot = NULL;
+    mka_status status = check_here(m, error);
+    if (!status) status = mka_snapshot_open(path, "memory", &snapshot, error);
     if (!status) status = load_open(m, snapshot, path, error);
     mka_snapshot_close(snapshot);
     return status;

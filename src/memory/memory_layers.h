@@ -11,7 +11,8 @@ typedef struct mka_memory_layer {
 
 struct mka_memory {
     mka_memory_options options;
-    mka_ops ops;
+    mka_pair ops;
+    mka_residents *residents; /* of no weights, which a device's operations want to know; NULL: all is in memory */
     mka_arena work;
     mka_tiers_shared shared;
     mka_placement placement;

@@ -19,6 +19,24 @@
 #include "longterm.h"
 #include "ops/ops.h"
 
+/* ---- the choice ---- */
+
+/* A cluster is read where leaving it unread would change some row's output by more than this over the root of the number of
+ * clusters: by so much, then, as independent errors add up, if all that are left were as bad. The change is the share of the
+ * cluster in the softmax, times the deviation of weights within it, over the root of its tokens. Chosen by what it does to the
+ * next token of SmolLM2 and Gemma 3 (bench/RESULTS.md). */
+#define MKA_RECALL_ERROR 0.02F
+
+/* Of a cluster that is read, values of tokens that weigh more than this part of that in some row; its mean value stands in for
+ * the others. */
+#define MKA_RECALL_VALUE 0.15F
+
+/* Clusters whose mean values lie in one tile, and of which no row gives all together more than so many times that, have the mean
+ * value of the segment instead: their tile is not read. */
+#define MKA_RECALL_TILE 2.0F
+
+/* ---- the operation ---- */
+
 /* What the operation works in; one for all layers of a session. */
 typedef struct mka_recall_limits {
     int head_rows;          /* query heads of one key/value head, at most */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "there.h"
 #include "watch.h"
 
 enum { MOST_HEAD_DIM = MKA_CODE_DIM, MOST_ROWS = 64 };
@@ -35,20 +36,29 @@ int mka_tiers_fit(const mka_local_shape *s, int heads) {
            heads / s->kv_heads <= MOST_ROWS;
 }
 
-void mka_tiers_layout(mka_tiers_shared *s, const mka_recall_limits *limits, int queries, int heads, int threads,
+int mka_tiers_local_tokens(const mka_local_shape *s, const mka_memory_plan *plan) {
+    int64_t most = (int64_t)plan->sinks + plan->window + MKA_FORGET_KEEP + MKA_FORGET_LEAST +
+                   2 * mka_longterm_segment(plan->window) + 2 * (int64_t)s->queries + 4 * MKA_BLOCK;
+    return most < s->capacity ? (int)most : s->capacity;
+}
+
+void mka_tiers_layout(mka_tiers_shared *s, const mka_recall_limits *limits, int queries, int heads, int threads, int there,
                       mka_arena *arena) {
     size_t rows = (size_t)queries * (size_t)heads;
-    int closers = limits->kv_heads < threads ? limits->kv_heads : threads;
+    s->closers = limits->kv_heads < threads ? limits->kv_heads : threads;
     mka_recall_layout(&s->work, limits, threads, arena);
     s->m = mka_arena_take(arena, rows, sizeof(float));
     s->z = mka_arena_take(arena, rows, sizeof(float));
     s->closing_bytes = mka_longterm_scratch(limits->segment, limits->key_dim, limits->value_dim);
-    s->closing = mka_arena_take(arena, (size_t)closers, s->closing_bytes);
+    s->closing = mka_arena_take(arena, (size_t)s->closers, s->closing_bytes);
+    s->packing = there ? mka_arena_take(arena, 1, mka_there_room(limits, &s->plan)) : NULL;
 }
 
 mka_status mka_tiers_create(const mka_local_shape *shape, mka_tiers_shared *shared, mka_tiers *t, mka_error *error) {
+    mka_local_shape local = *shape;
     *t = (mka_tiers){.shared = shared, .forgotten = shared ? shared->plan.sinks : 0};
-    mka_status status = mka_local_create(shape, &t->local, error);
+    if (shared && shape->device) local.capacity = mka_tiers_local_tokens(shape, &shared->plan);
+    mka_status status = mka_local_create(&local, &t->local, error);
     if (status || !shared) return status;
     mka_longterm_shape far = {.kv_heads = shape->kv_heads,
                               .key_dim = shape->key_dim,
@@ -58,8 +68,9 @@ mka_status mka_tiers_create(const mka_local_shape *shape, mka_tiers_shared *shar
                               .segment = mka_longterm_segment(shared->plan.window),
                               .capacity = shape->capacity};
     status = mka_longterm_create(&far, shared->spill, &t->longterm, error);
+    if (!status && shape->device) status = mka_there_create(t, error);
     if (!status && shared->plan.ram) { /* every head has a part of its own, of which a whole huge page would be taken */
-        mka_pages_small(t->local.keys, t->local.bytes);
+        if (!shape->device) mka_pages_small(t->local.keys, t->local.bytes);
         mka_pages_small(t->longterm.index, t->longterm.bytes);
     }
     if (status) mka_tiers_destroy(t);
@@ -67,6 +78,7 @@ mka_status mka_tiers_create(const mka_local_shape *shape, mka_tiers_shared *shar
 }
 
 void mka_tiers_destroy(mka_tiers *t) {
+    mka_there_destroy(t);
     mka_local_destroy(&t->local);
     mka_longterm_destroy(&t->longterm);
     free(t->heads);
@@ -76,7 +88,7 @@ void mka_tiers_destroy(mka_tiers *t) {
 /* ---- failures ---- */
 
 /* Of several threads' failures the first is kept. */
-static void note_failure(mka_tiers_shared *s, const mka_error *error) {
+void mka_tiers_fail(mka_tiers_shared *s, const mka_error *error) {
     int none = 0;
     if (atomic_compare_exchange_strong(&s->failed, &none, 1)) s->error = *error;
 }
@@ -96,10 +108,6 @@ static int blocks_behind(const mka_tiers *t, int position) {
     return blocks / t->longterm.segment_blocks * t->longterm.segment_blocks;
 }
 
-static int edge(const mka_tiers *t, int blocks) {
-    return t->shared->plan.sinks + blocks * MKA_BLOCK;
-}
-
 typedef struct close_task {
     mka_tiers *tiers;
     mka_ops *ops;
@@ -109,7 +117,7 @@ typedef struct close_task {
 /* The tokens of a segment, as the long-term tier wants them. */
 static void gather(const mka_tiers *t, int head, int segment, float *points) {
     const mka_local_shape *s = &t->local.shape;
-    int first = edge(t, segment * t->longterm.segment_blocks);
+    int first = mka_tiers_edge(t, segment * t->longterm.segment_blocks);
     for (int i = 0; i < t->longterm.shape.segment; i++, points += s->key_dim + s->value_dim) {
         mka_local_key(&t->local, head, first + i, points);
         mka_local_value(&t->local, head, first + i, points + s->key_dim);
@@ -126,27 +134,29 @@ static void close_share(void *argument, int thread, int threads) {
             if (atomic_load(&t->shared->failed)) return;
             gather(t, head, segment, scratch);
             if (mka_longterm_close(&t->longterm, c->ops->kernels, head, segment, scratch, &error) != MKA_OK)
-                note_failure(t->shared, &error);
+                mka_tiers_fail(t->shared, &error);
         }
     }
 }
 
 /* The mean key of the window that stands when the first block is about to close, turned. */
-static void freeze_centre(mka_tiers *t) {
+static void freeze_centre(mka_tiers *t, mka_ops *ops) {
     int d = t->local.shape.key_dim, from = t->shared->plan.sinks, count = t->shared->plan.window;
     for (int head = 0; head < t->local.shape.kv_heads; head++) {
-        float key[MOST_HEAD_DIM], *centre = t->longterm.centre + (size_t)head * (size_t)d;
+        float keys[MKA_BLOCK * MOST_HEAD_DIM], *centre = t->longterm.centre + (size_t)head * (size_t)d;
         memset(centre, 0, (size_t)d * sizeof *centre);
         for (int i = 0; i < count; i++) {
-            mka_local_key(&t->local, head, from + i, key);
+            const float *key = keys + (size_t)(i % MKA_BLOCK) * (size_t)d;
+            if (i % MKA_BLOCK == 0) mka_local_keys(&t->local, ops, head, from + i, MKA_BLOCK, keys, d);
             for (int e = 0; e < d; e++) centre[e] += key[e] / (float)count;
         }
         mka_turn(d, centre);
     }
+    if (t->there) mka_there_freeze(t);
 }
 
 /* Mean squares over every 16th key of the window: of what the rows lose, and of the key itself, in each number. */
-static void measure_rows(const mka_tiers *t, const mka_ops *ops, double *lost, double *keys) {
+static void measure_rows(const mka_tiers *t, mka_ops *ops, double *lost, double *keys) {
     const mka_longterm *l = &t->longterm;
     int d = l->shape.key_dim, count = 0;
     *lost = *keys = 0;
@@ -154,7 +164,7 @@ static void measure_rows(const mka_tiers *t, const mka_ops *ops, double *lost, d
         for (int i = 0; i < t->shared->plan.window; i += 16, count++) {
             float key[MOST_HEAD_DIM], back[MOST_HEAD_DIM];
             unsigned char row[MOST_HEAD_DIM * sizeof(float)];
-            mka_local_key(&t->local, head, t->shared->plan.sinks + i, key);
+            mka_local_keys(&t->local, ops, head, t->shared->plan.sinks + i, 1, key, d);
             mka_turn(d, key);
             for (int e = 0; e < d; e++) key[e] -= l->centre[(size_t)head * (size_t)d + (size_t)e];
             mka_put_row(l->shape.key_type, ops->kernels->store[l->shape.key_type], d, key, row);
@@ -169,44 +179,64 @@ static void measure_rows(const mka_tiers *t, const mka_ops *ops, double *lost, d
 }
 
 /* Decides, by the query that is about to leave the first segment behind, whether rows are fit for this layer. */
-static void judge(mka_tiers *t, const mka_ops *ops, const mka_attend_job *job, const float *query) {
+static void judge(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, const float *query) {
     double squares = 0, lost, keys;
     size_t count = (size_t)job->heads * (size_t)t->local.shape.key_dim;
-    freeze_centre(t);
+    ops->get(ops, query, count * sizeof *query);
+    freeze_centre(t, ops);
     measure_rows(t, ops, &lost, &keys);
     for (size_t i = 0; i < count; i++) squares += (double)(query[i] * job->scale) * (double)(query[i] * job->scale);
     squares /= job->heads; /* mean |x|^2 */
     t->dense = !(sqrt(squares * lost) <= (double)most_row_error && sqrt(squares * keys) <= (double)most_deviation);
     t->judged = 1;
+    if (t->dense && t->there) mka_there_stay_dense(t, ops, job->first + job->n);
 }
 
-static void forget(mka_tiers *t, int blocks) {
+static void forget(mka_tiers *t, int blocks, int length) {
     int keep = t->longterm.shape.segment > MKA_FORGET_KEEP ? t->longterm.shape.segment : MKA_FORGET_KEEP;
-    int to = edge(t, blocks) - keep - mka_pad(t->local.shape.queries, MKA_BLOCK); /* a pass may be taken back */
+    int to = mka_tiers_edge(t, blocks) - keep - mka_pad(t->local.shape.queries, MKA_BLOCK); /* a pass may be taken back */
     if (to - t->forgotten < MKA_FORGET_LEAST) return;
-    mka_local_forget(&t->local, t->shared->plan.sinks, to);
+    mka_local_forget(&t->local, t->shared->plan.sinks, to, length);
     t->forgotten = to;
 }
 
-static void close_blocks(mka_tiers *t, mka_ops *ops, int blocks) {
+static void close_blocks(mka_tiers *t, mka_ops *ops, int blocks, int length) {
     if (blocks <= t->longterm.blocks) return;
     close_task task = {.tiers = t,
                        .ops = ops,
                        .from = t->longterm.blocks / t->longterm.segment_blocks,
                        .to = blocks / t->longterm.segment_blocks};
-    mka_pool_run(ops->pool, close_share, &task);
+    if (t->there)
+        mka_there_close(t, ops, task.from, task.to);
+    else
+        mka_pool_run(ops->pool, close_share, &task);
     if (atomic_load(&t->shared->failed)) return; /* the tokens stay local; closing them is tried again when it comes to them */
     mka_longterm_count(&t->longterm, blocks);
-    forget(t, blocks);
+    forget(t, blocks, length);
 }
 
 void mka_tiers_settle(mka_tiers *t, mka_ops *ops, int length) {
     int blocks = t->dense ? 0 : blocks_behind(t, length - 1);
     if (blocks && !t->judged) {
-        freeze_centre(t);
+        freeze_centre(t, ops);
         t->judged = 1;
     }
-    close_blocks(t, ops, blocks);
+    close_blocks(t, ops, blocks, length);
+}
+
+void mka_tiers_store(mka_tiers *t, mka_ops *ops, int first, int n, const float *keys, int key_ld, const float *values,
+                     int value_ld) {
+    int most = t->there ? t->local.shape.queries : n;
+    for (int done = 0, count; done < n; done += count) {
+        count = n - done < most ? n - done : most;
+        int end = first + done + count;
+        if (t->there && end - (t->forgotten - t->shared->plan.sinks) > t->local.shape.capacity) {
+            mka_tiers_settle(t, ops, first + done);
+            if (atomic_load(&t->shared->failed)) return; /* nothing has closed, and there is no room */
+        }
+        mka_local_store(&t->local, ops, first + done, count, keys + (size_t)done * (size_t)key_ld, key_ld,
+                        values ? values + (size_t)done * (size_t)value_ld : NULL, value_ld);
+    }
 }
 
 /* ---- attention ---- */
@@ -232,7 +262,7 @@ static void attend_group(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, 
     for (size_t i = 0; i < rows; i++) part.m[i] = -INFINITY, part.z[i] = 0;
     memset(part.out, 0, rows * (size_t)t->local.shape.value_dim * sizeof(float));
     attend_local(t, ops, &part, 0, s->plan.sinks);
-    attend_local(t, ops, &part, edge(t, blocks), job->first + job->n);
+    attend_local(t, ops, &part, mka_tiers_edge(t, blocks), job->first + job->n);
     if (t->local.shape.value_type == MKA_Q4_0)
         for (size_t i = 0; i < rows; i++) mka_hadamard(t->local.shape.value_dim, part.out + i * (size_t)t->local.shape.value_dim);
     s->used.local_bytes += ops->cache_bytes - before;
@@ -252,7 +282,7 @@ static void attend_group(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, 
     mka_error error;
     if (mka_watch_heads(t)) mka_watch_begin(s->watch, &recall);
     uint64_t far = s->used.scan_bytes + s->used.mean_bytes + s->used.key_bytes + s->used.value_bytes;
-    if (mka_recall_run(&s->work, ops, &recall, &error) != MKA_OK) note_failure(s, &error);
+    if (mka_recall_run(&s->work, ops, &recall, &error) != MKA_OK) mka_tiers_fail(s, &error);
     ops->cache_bytes += s->used.scan_bytes + s->used.mean_bytes + s->used.key_bytes + s->used.value_bytes - far;
     if (mka_watch_heads(t)) mka_watch_compare(s->watch, &s->work, ops, &recall);
 }
@@ -315,21 +345,29 @@ void mka_tiers_attend(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, con
         attend_here(t, ops, job, weights, stride);
         return;
     }
-    if (t->local.device) weights = NULL;                 /* they are there, and all queries of a call go in one launch */
+    if (weights && t->there) ops->get(ops, weights, (((size_t)job->n - 1) * (size_t)stride + 1) * sizeof *weights);
+    if (!t->there && t->local.device) weights = NULL;    /* they are there, and all queries of a call go in one launch */
     for (int done = 0, end; done < job->n; done = end) { /* runs of queries whose windows begin at the same edge */
         int blocks = t->dense ? 0 : blocks_behind(t, job->first + done);
         if (blocks && !t->judged) {
-            judge(t, ops, job, part_of(t, job, done, job->n).q);
+            mka_attend_job rest = part_of(t, job, done, job->n);
+            judge(t, ops, &rest, rest.q);
+            if (ops->host != ops && !t->local.device) { /* it had to leave the device */
+                attend_here(t, ops, &rest, NULL, 0);
+                return;
+            }
             blocks = t->dense ? 0 : blocks;
         }
         for (end = done + 1; end < job->n && (t->dense || blocks_behind(t, job->first + end) == blocks);) end++;
         int from = done, to = end;
         if (weights) trim(t, job, weights, stride, blocks, &from, &to);
-        if (blocks) close_blocks(t, ops, blocks);
+        if (blocks) close_blocks(t, ops, blocks, job->first + job->n);
         if (blocks && atomic_load(&t->shared->failed)) return;
         if (from == to) continue;
         mka_attend_job run = part_of(t, job, from, to);
-        if (blocks)
+        if (blocks && t->there)
+            mka_there_attend(t, ops, &run, blocks);
+        else if (blocks)
             attend_group(t, ops, &run, blocks);
         else
             attend_all(t, ops, &run);
@@ -339,7 +377,7 @@ void mka_tiers_attend(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, con
 /* ---- cutting back ---- */
 
 int mka_tiers_can_cut(const mka_tiers *t, int length) {
-    return length == 0 || !t->longterm.blocks || edge(t, blocks_behind(t, length - 1)) >= t->forgotten;
+    return length == 0 || !t->longterm.blocks || mka_tiers_edge(t, blocks_behind(t, length - 1)) >= t->forgotten;
 }
 
 void mka_tiers_cut(mka_tiers *t, int length) {
@@ -347,7 +385,8 @@ void mka_tiers_cut(mka_tiers *t, int length) {
     if (!t->shared) return;
     int blocks = blocks_behind(t, length - 1);
     if (blocks < t->longterm.blocks || length == 0) mka_longterm_cut(&t->longterm, blocks);
-    if (length == 0) t->judged = t->dense = 0, t->forgotten = t->shared->plan.sinks;
+    if (length == 0) t->forgotten = t->shared->plan.sinks;
+    if (length == 0 && (t->there || !t->local.device)) t->judged = t->dense = 0; /* what has lost its copy there stays dense */
 }
 
 /* ---- saving ---- */
@@ -365,7 +404,8 @@ int mka_tiers_set_state(mka_tiers *t, int length, const mka_tiers_state *s) {
     if (s->judged < 0 || s->judged > 1 || s->dense < 0 || s->dense > s->judged) return 0;
     if (s->blocks < 0 || s->blocks > most || s->blocks % t->longterm.segment_blocks || (s->blocks && (s->dense || !s->judged)))
         return 0;
-    if (s->forgotten < sinks || s->forgotten % MKA_BLOCK || (s->forgotten > sinks && s->forgotten > edge(t, s->blocks))) return 0;
+    if (s->forgotten < sinks || s->forgotten % MKA_BLOCK || (s->forgotten > sinks && s->forgotten > mka_tiers_edge(t, s->blocks)))
+        return 0;
     t->judged = s->judged;
     t->dense = s->dense;
     t->forgotten = s->forgotten;

@@ -26,8 +26,10 @@ typedef struct mka_tiers_shared {
     mka_memory_plan plan;
     mka_recall_work work;
     float *m, *z;           /* [queries of a call][heads] running state of attention */
-    unsigned char *closing; /* [threads that close][closing_bytes] segments on their way from one tier to the other */
+    unsigned char *closing; /* [closers][closing_bytes] segments on their way from one tier to the other */
     size_t closing_bytes;
+    int closers;
+    unsigned char *packing; /* with a device: a segment as it lies there, on its way (there.h) */
     mka_used used;
     mka_spill *spill;        /* NULL: rows stay in memory */
     atomic_int failed;       /* not 0: a tier could not be written or read; error says why, and results mean nothing */
@@ -37,12 +39,14 @@ typedef struct mka_tiers_shared {
 
 typedef struct mka_tiers {
     mka_local local;
-    mka_longterm longterm;    /* index NULL: this layer has the local tier alone */
-    mka_tiers_shared *shared; /* borrowed; NULL likewise */
-    int judged;               /* 1: the rows were held against the keys */
-    int dense;                /* 1: they do not fit, nothing closes */
-    int forgotten;            /* tokens sinks..forgotten - 1 are no longer in the local tier */
-    mka_head_used *heads;     /* NULL, or [kv_heads] while somebody watches; owned */
+    mka_longterm longterm;      /* index NULL: this layer has the local tier alone */
+    mka_tiers_shared *shared;   /* borrowed; NULL likewise */
+    int judged;                 /* 1: the rows were held against the keys */
+    int dense;                  /* 1: they do not fit, nothing closes */
+    int forgotten;              /* tokens sinks..forgotten - 1 are no longer in the local tier */
+    mka_head_used *heads;       /* NULL, or [kv_heads] while somebody watches; owned */
+    mka_device_longterm *there; /* the long-term tier's copy on the device that the local tier is on; NULL: it is not */
+    mka_device_counts *counted; /* with it: [kv_heads] what was counted there when it was last asked, and room; owned */
 } mka_tiers;
 
 /* How much of the local tier is kept when closed segments leave it, at least (and at least a segment, so that the last tokens can
@@ -55,11 +59,15 @@ static inline int mka_blocks_behind(int sinks, int window, int position) {
     return behind > 0 ? behind / MKA_BLOCK : 0;
 }
 
+/* Tokens that the local tier of such a layer holds at most: what is forgotten is given back in steps. */
+int mka_tiers_local_tokens(const mka_local_shape *shape, const mka_memory_plan *plan);
+
 /* 1 for a cache that can have a long-term tier: plain keys and values of widths that the codes are made for. */
 int mka_tiers_fit(const mka_local_shape *shape, int heads);
 
-/* Lays out what is shared (measuring or carving). queries: of one call at most; limits as for the recall operation. */
-void mka_tiers_layout(mka_tiers_shared *shared, const mka_recall_limits *limits, int queries, int heads, int threads,
+/* Lays out what is shared (measuring or carving); its plan is set. queries: of one call at most; limits as for the recall
+ * operation; there 1: some tiers may be on a device. */
+void mka_tiers_layout(mka_tiers_shared *shared, const mka_recall_limits *limits, int queries, int heads, int threads, int there,
                       mka_arena *arena);
 
 /* The failure of the calls since the last one, which is forgotten; MKA_OK when there was none. */
@@ -68,9 +76,15 @@ mka_status mka_tiers_failure(mka_tiers_shared *shared, mka_error *error);
 /* MKA_BAD_ARGUMENT names what is out of range. */
 mka_status mka_memory_plan_check(const mka_memory_plan *plan, mka_error *error);
 
-/* shared NULL: a local tier alone. On failure tiers is all zero. */
+/* shared NULL: a local tier alone. With a device in shape the long-term tier has a copy there (there.h). On failure tiers is all
+ * zero. */
 mka_status mka_tiers_create(const mka_local_shape *shape, mka_tiers_shared *shared, mka_tiers *tiers, mka_error *error);
 void mka_tiers_destroy(mka_tiers *tiers);
+
+/* As mka_local_store. Where the local tier has no room for the whole context, segments close that tokens push out of it before
+ * any query came. */
+void mka_tiers_store(mka_tiers *tiers, mka_ops *ops, int first, int n, const float *keys, int key_ld, const float *values,
+                     int value_ld);
 
 /* Attention of a job's n queries at positions first.. over all tokens stored so far, which are first + n; the job's heads, scale,
  * q, out and window are set. weights (NULL: all matter): a query whose weight is 0 need not be answered, and where a run of them
@@ -95,6 +109,14 @@ mka_tiers_state mka_tiers_get_state(const mka_tiers *tiers, int length);
 /* For empty tiers that are about to be filled from a file with length tokens; returns 0 for a state that such tiers cannot
  * have; they are then to be emptied. */
 int mka_tiers_set_state(mka_tiers *tiers, int length, const mka_tiers_state *state);
+
+/* The first position of the window behind so many closed blocks. */
+static inline int mka_tiers_edge(const mka_tiers *t, int blocks) {
+    return t->shared->plan.sinks + blocks * MKA_BLOCK;
+}
+
+/* Keeps the first failure of a call. */
+void mka_tiers_fail(mka_tiers_shared *shared, const mka_error *error);
 
 /* Bytes that length tokens take in memory, all tiers together. */
 size_t mka_tiers_bytes(const mka_tiers *tiers, int length);

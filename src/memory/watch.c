@@ -50,6 +50,17 @@ static double distance(int n, const float *a, const float *b) {
     return length > 0 ? sqrt(apart / length) : sqrt(apart);
 }
 
+void mka_watch_note(const mka_watch *w, mka_head_used *heads_used, int heads, int kv_heads, int dim, const float *out) {
+    int group = heads / kv_heads;
+    for (int row = 0; row < heads; row++) {
+        mka_head_used *head = &heads_used[row / group];
+        double lost = 1 - exp((double)w->read[row] - (double)w->whole[row]);
+        head->lost_mass += (lost > 0 ? lost : 0) / group;
+        head->output_error += distance(dim, out + (size_t)row * (size_t)dim, w->out + (size_t)row * (size_t)dim) / group;
+        head->compared += row % group == 0;
+    }
+}
+
 void mka_watch_compare(mka_watch *w, mka_recall_work *work, mka_ops *ops, const mka_recall_job *job) {
     mka_recall all = {.contract = MKA_RECALL_DENSE};
     mka_recall_job dense = *job;
@@ -61,12 +72,5 @@ void mka_watch_compare(mka_watch *w, mka_recall_work *work, mka_ops *ops, const 
     dense.used = NULL;
     dense.heads_used = NULL;
     if (mka_recall_run(work, ops, &dense, &error) != MKA_OK) return; /* the job itself has met the same */
-    int kv_heads = job->longterm->shape.kv_heads, group = job->heads / kv_heads, dim = job->longterm->shape.value_dim;
-    for (int row = 0; row < job->heads; row++) {
-        mka_head_used *head = &job->heads_used[row / group];
-        double lost = 1 - exp((double)w->read[row] - (double)w->whole[row]);
-        head->lost_mass += (lost > 0 ? lost : 0) / group;
-        head->output_error += distance(dim, job->out + (size_t)row * (size_t)dim, w->out + (size_t)row * (size_t)dim) / group;
-        head->compared += row % group == 0;
-    }
+    mka_watch_note(w, job->heads_used, job->heads, job->longterm->shape.kv_heads, job->longterm->shape.value_dim, job->out);
 }

@@ -27,6 +27,9 @@ static inline mka_head_used *mka_watch_heads(const mka_tiers *tiers) {
 /* Counts bytes that a call read of the local tier, and what dense attention would have. */
 void mka_watch_local(mka_tiers *tiers, const mka_attend_job *job, uint64_t bytes);
 
+/* One query's output [heads][value_dim] against the watch's own, which dense attention gave, and what was read of its softmax. */
+void mka_watch_note(const mka_watch *watch, mka_head_used *heads_used, int heads, int kv_heads, int value_dim, const float *out);
+
 /* Around the recall of a job: keeps the local tier's state, then compares. The job's read is set by the first. */
 void mka_watch_begin(mka_watch *watch, mka_recall_job *job);
 void mka_watch_compare(mka_watch *watch, mka_recall_work *work, mka_ops *ops, const mka_recall_job *job);

@@ -1,6 +1,7 @@
 /* offload - which layers of a session go to the engine's device, and getting them there: as many of the first ones as fit with
- * their weights and caches, then the output matrix. */
+ * their weights and caches, then the output matrix, then the tiers of as many of them as there is room for. */
 #include "base/status.h"
+#include "memory/there.h"
 #include "session.h"
 
 typedef mka_status visit_fn(void *user, const mka_matrix *matrix, mka_error *error);
@@ -78,16 +79,17 @@ static mka_status copy_there(void *user, const mka_matrix *matrix, mka_error *er
     return mka_residents_add(user, matrix, error);
 }
 
-static uint64_t cache_cost(const mka_session *s, int layer) {
+/* Of dense caches, or of tiers. */
+static uint64_t cache_cost(const mka_session *s, int layer, int tiers) {
     const mka_layer_config *c = &s->model->blocks[layer].attention.config;
     const mka_session_options *o = &s->options;
     mka_local_shape shapes[MKA_LEVELS];
     uint64_t bytes = 0;
-    if (s->tiered && mka_layer_tiered(c)) return 0;
+    if ((s->tiered && mka_layer_tiered(c)) != tiers) return 0;
     int count = mka_variant_get(c->variant)->caches(c, o->key_type, o->value_type, o->context, shapes);
     for (int i = 0; i < count; i++) {
         shapes[i].queries = o->chunk;
-        bytes += mka_local_bytes_there(&shapes[i]);
+        bytes += tiers ? mka_there_bytes(&shapes[i], &o->plan) : mka_local_bytes_there(&shapes[i]);
     }
     return bytes;
 }
@@ -118,36 +120,56 @@ static mka_status none_fits(const mka_session *s, uint64_t room, uint64_t need, 
 static void tell(const mka_session *s, uint64_t room, uint64_t whole) {
     char have[MKA_SIZE_TEXT], need[MKA_SIZE_TEXT];
     const mka_engine *engine = s->model->engine;
-    if (s->tiered)
-        mka_log(engine, MKA_LOG_WARN, "tiered memory stays with the CPU in this version: the device computes all but attention");
     if (s->output_there) return;
     mka_log(engine, MKA_LOG_WARN, "the device has room for %s of %s: %d of %d layers are there, the rest runs on the CPU",
             mka_size_text(room, have, sizeof have), mka_size_text(whole, need, sizeof need), s->offloaded,
             (int)s->model->sizes.layers);
 }
 
+/* Tiers that find no room stay in memory, where the CPU recalls. */
+static void plan_tiers(mka_session *s, uint64_t room) {
+    char have[MKA_SIZE_TEXT], need[MKA_SIZE_TEXT];
+    uint64_t sum = 0;
+    int fits = 1, layers = 0, there = 0;
+    for (int i = 0; i < s->offloaded; i++) {
+        uint64_t bytes = cache_cost(s, i, 1);
+        sum += bytes;
+        fits &= sum <= room;
+        s->tiers_there += fits;
+        layers += bytes > 0;
+        there += fits && bytes > 0;
+    }
+    if (there < layers)
+        mka_log(s->model->engine, MKA_LOG_WARN,
+                "the device has %s left for tiered memory of %s: that of %d of %d layers is there, the CPU recalls for the rest",
+                mka_size_text(room, have, sizeof have), mka_size_text(sum, need, sizeof need), there, layers);
+}
+
 mka_status mka_offload_plan(mka_session *s, mka_error *error) {
     mka_device *device = s->model->engine->device;
     mka_residents *residents = s->model->residents;
-    s->offloaded = s->output_there = 0;
+    s->offloaded = s->output_there = s->tiers_there = 0;
     if (!device) return MKA_OK;
     mka_status status = mka_ops_device(&s->device_ops, &s->ops, residents, error);
     if (status) return status;
     uint64_t room = mka_device_room(device);
     cost sum = {residents, fixed_cost(s)};
-    uint64_t first = 0;
+    uint64_t first = 0, taken = 0;
     int fits = 1;
     for (int i = 0; i < s->model->sizes.layers; i++) {
         visit_layer(s, i, add_cost, &sum, NULL);
-        sum.bytes += cache_cost(s, i);
+        sum.bytes += cache_cost(s, i, 0);
         if (i == 0) first = sum.bytes;
         fits &= sum.bytes <= room;
         s->offloaded += fits;
+        if (fits) taken = sum.bytes;
     }
     visit_output(s, add_cost, &sum, NULL);
     s->output_there = fits && sum.bytes <= room;
+    if (s->output_there) taken = sum.bytes;
     if (!s->offloaded) return none_fits(s, room, first, error);
     tell(s, room, sum.bytes);
+    if (s->tiered) plan_tiers(s, room - taken);
     return MKA_OK;
 }
 

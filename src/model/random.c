@@ -387,8 +387,8 @@ static void fill_cache(mka_session *s, mka_ops *ops, mka_tiers *cache, int first
         int count = n - done < FILL ? n - done : FILL;
         noise_task task = {noise, (size_t)count * (size_t)(key + value), mix(seed + (uint64_t)(first + done))};
         mka_pool_run(s->ops.pool, noise_share, &task);
-        mka_local_store(&cache->local, ops, first + done, count, noise, key, noise + (size_t)count * (size_t)key, value);
-        if (cache->shared) mka_tiers_settle(cache, &s->ops, first + done + count);
+        mka_tiers_store(cache, ops, first + done, count, noise, key, noise + (size_t)count * (size_t)key, value);
+        if (cache->shared) mka_tiers_settle(cache, ops, first + done + count);
     }
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/status.h"
 #include "memory/budget.h"
+#include "memory/there.h"
 #include "memory/watch.h"
 
 #define MOST_CONTEXT (1 << 27)
@@ -38,6 +39,8 @@ static void layout_ops(mka_session *s) {
     struct mka_ops_limits limits = {
         .rows = s->options.chunk, .cols = raised((int)sizes->width, (int)sizes->ffn), .context = s->options.context};
     for (int i = 0; i < sizes->layers; i++) mka_attention_limits(&s->model->blocks[i].attention.config, &limits);
+    if (s->tiered) limits.segment = mka_longterm_segment(s->options.plan.window);
+    limits.clusters = limits.segment / MKA_CLUSTER_TOKENS;
     mka_ops_layout(&s->ops, &limits, &s->work);
 }
 
@@ -53,7 +56,8 @@ static void layout_tiers(mka_session *s) {
         limits.value_dim = raised(limits.value_dim, c->value_dim);
         heads = raised(heads, c->heads);
     }
-    mka_tiers_layout(&s->tiers, &limits, s->options.chunk, heads, mka_pool_threads(s->ops.pool), &s->work);
+    mka_tiers_layout(&s->tiers, &limits, s->options.chunk, heads, mka_pool_threads(s->ops.pool), s->model->engine->device != NULL,
+                     &s->work);
 }
 
 void mka_session_layout(mka_session *s) {
@@ -127,9 +131,10 @@ static mka_status open_budget(mka_session *s, mka_error *error) {
         mka_local_shape shapes[MKA_LEVELS];
         int count = mka_variant_get(c->variant)->caches(c, o->key_type, o->value_type, o->context, shapes);
         for (int j = 0; j < count; j++) {
+            int tiered = s->tiered && mka_layer_tiered(c), there = mka_session_cache_there(s, i);
             shapes[j].queries = o->chunk;
-            if (mka_session_cache_there(s, i)) continue;
-            mka_budget_add(&budget, &shapes[j], &o->plan, s->tiered && mka_layer_tiered(c));
+            shapes[j].device = there ? s->model->engine->device : NULL;
+            if (tiered || !there) mka_budget_add(&budget, &shapes[j], &o->plan, tiered);
         }
     }
     mka_status status = mka_budget_open(&budget, &o->plan, s->work.used, mka_pool_threads(s->ops.pool), &s->tiers.spill, error);
@@ -137,12 +142,18 @@ static mka_status open_budget(mka_session *s, mka_error *error) {
     return status;
 }
 
-/* Bytes of a token's keys and values in memory. */
+/* Bytes of a token's keys and values in memory; of tiers on a device that keep their long-term rows here too, as many as these
+ * take. */
 static uint64_t token_bytes_here(const mka_session *s) {
+    const mka_memory_plan *plan = &s->options.plan;
     uint64_t bytes = 0;
-    for (int i = 0; i < s->model->sizes.layers; i++)
+    for (int i = 0; i < s->model->sizes.layers; i++) {
+        const mka_layer_config *c = &s->model->blocks[i].attention.config;
         if (!mka_session_cache_there(s, i))
-            bytes += mka_layer_cache_bytes(&s->model->blocks[i].attention.config, s->options.key_type, s->options.value_type);
+            bytes += mka_layer_cache_bytes(c, s->options.key_type, s->options.value_type);
+        else if (s->tiered && mka_layer_tiered(c))
+            bytes += mka_layer_cache_bytes(c, plan->key_type, plan->value_type);
+    }
     return bytes;
 }
 
@@ -169,9 +180,9 @@ static mka_status create_layers(mka_session *s, mka_error *error) {
     for (int i = 0; i < sizes->layers; i++) {
         const mka_layer_config *c = &s->model->blocks[i].attention.config;
         float *summary = mka_variant_get(c->variant)->recurrent ? s->summaries + (size_t)i * (size_t)sizes->width : NULL;
-        mka_status status = mka_layer_state_create(c, s->options.key_type, s->options.value_type, s->options.context,
-                                                   s->options.chunk, summary, s->tiered ? &s->tiers : NULL,
-                                                   i < s->offloaded ? s->model->engine->device : NULL, &s->layers[i], error);
+        mka_status status = mka_layer_state_create(
+            c, s->options.key_type, s->options.value_type, s->options.context, s->options.chunk, summary,
+            s->tiered ? &s->tiers : NULL, mka_session_cache_there(s, i) ? s->model->engine->device : NULL, &s->layers[i], error);
         if (!status) status = mka_session_bank_create(s, i, error);
         if (status) return status;
         for (int j = 0; j < s->layers[i].caches; j++) {
@@ -383,7 +394,15 @@ mka_status mka_session_truncate(mka_session *s, int length, mka_error *error) {
     return MKA_OK;
 }
 
+/* What devices have counted and nobody has asked for yet. */
+static void collect(const mka_session *s) {
+    mka_ops *ops = (mka_ops *)(uintptr_t)&s->device_ops; /* its counters alone change */
+    for (int i = 0; i < s->tiers_there; i++)
+        for (int j = 0; j < s->layers[i].caches; j++) mka_there_collect(&s->layers[i].cache[j], ops);
+}
+
 void mka_session_get_usage(const mka_session *s, mka_session_usage *usage) {
+    collect(s);
     uint64_t token = mka_model_cache_bytes(s->model, s->options.key_type, s->options.value_type);
     *usage =
         (mka_session_usage){token * (uint64_t)s->length, s->cache_reserved, s->work.size,
@@ -391,6 +410,7 @@ void mka_session_get_usage(const mka_session *s, mka_session_usage *usage) {
 }
 
 void mka_session_get_used(const mka_session *s, mka_used *used) {
+    collect(s);
     *used = s->tiers.used;
     used->spill_bytes = s->tiers.spill ? mka_spill_bytes_read(s->tiers.spill) : 0;
 }

@@ -27,6 +27,7 @@ struct mka_session {
     mka_ops device_ops;       /* the device's, where some layer is there */
     int offloaded;            /* layers on the device */
     int output_there;         /* 1: the last norm and the output matrix too */
+    int tiers_there;          /* of them, as many of the first ones have their tiers there */
     mka_local expanded;       /* latent attention: where a block is expanded */
     mka_local expanded_there; /* the same on the device */
     int *tokens;              /* [options.context] the timeline; -1 where there are none */
@@ -61,7 +62,8 @@ static inline mka_ops *mka_session_last_ops(mka_session *s) {
 
 /* 1 for a layer whose keys and values are on the device. */
 static inline int mka_session_cache_there(const mka_session *s, int layer) {
-    return layer < s->offloaded && !(s->tiered && mka_layer_tiered(&s->model->blocks[layer].attention.config));
+    int tiered = s->tiered && mka_layer_tiered(&s->model->blocks[layer].attention.config);
+    return layer < (tiered ? s->tiers_there : s->offloaded);
 }
 
 /* Decides, by the device's room, which layers go there; then copies their weights. work is laid out in between. */

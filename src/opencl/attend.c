@@ -1,5 +1,8 @@
 /* attend - attention over a cache on the device: keys are split where there are fewer tiles of queries than the device can do at
- * once, and the splits merged; the newest tokens of a cache in four bits are one split more. */
+ * once, and the splits merged; the newest tokens of a cache in four bits are one split more.
+ *
+ * Where a job skips positions, those behind them are counted as if they followed what is before them: all kernels see keys
+ * without a gap, and those from skip_from on lie `shift` rows further on. */
 #include "cache.h"
 
 #include <stddef.h>
@@ -23,14 +26,17 @@ mka_cl_scratch mka_cl_lay_out_scratch(const mka_device *device, const struct mka
     s.halves = s.queries + padded(rows * (size_t)limits->key_dim);
     s.half_count = device->nv ? (size_t)limits->rows * (size_t)limits->cols : 0;
     s.counters = s.halves + padded(s.half_count / 2 + 1);
-    s.floats = s.counters + padded((size_t)limits->kv_heads + 1);
+    s.recall = s.counters + padded((size_t)limits->kv_heads + 1);
+    s.floats = s.recall + padded(mka_cl_recall_floats(limits));
     return s;
 }
 
 typedef struct plan {
     mka_mirror *mirror;
+    mka_attend_job counted; /* the job, its positions counted without what it skips */
     const mka_attend_job *job;
     mka_device_cache *cache;
+    int gap, held;   /* positions that are skipped; tokens before this one, counted likewise, are not in the ring */
     int group, tile; /* rows of a tile, as its logarithm */
     size_t tiles;
     int begin, end;                                    /* keys that any query sees */
@@ -40,7 +46,7 @@ typedef struct plan {
 
 static int edge_of(const plan *p, int position) {
     int edge = position / MKA_TILE * MKA_TILE - MKA_NEAR;
-    return edge > p->cache->held ? edge : p->cache->held;
+    return edge > p->held ? edge : p->held;
 }
 
 static void plan_keys(plan *p) {
@@ -113,14 +119,15 @@ static void launch(const plan *p, int near, int from, int to, int splits, int sp
     mka_cl_buffer(&c, values->buffer, 0);
     mka_cl_long(&c, values->scales_at);
     mka_cl_int(&c, near ? 2 * cache->ring : cache->capacity);
-    mka_cl_int(&c, near ? from % cache->ring - from : -job->key_first);
+    mka_cl_int(&c, near ? (from + p->gap) % cache->ring - from : p->gap - cache->base - job->key_first);
+    mka_cl_int(&c, near ? 0 : job->skip_from);
     const int numbers[] = {p->group, from, to, job->first, job->n, job->window};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) mka_cl_int(&c, numbers[i]);
     mka_cl_float(&c, job->scale);
     mka_cl_int(&c, split_keys);
     mka_cl_int(&c, near);
     mka_cl_int(&c, cache->ring ? MKA_NEAR : 0);
-    mka_cl_int(&c, cache->held);
+    mka_cl_int(&c, p->held);
     mka_cl_buffer(&c, m->scratch, 0);
     mka_cl_int(&c, first_split);
     mka_cl_int(&c, p->finished);
@@ -181,30 +188,58 @@ static void attend_here(mka_ops *ops, const mka_attend_job *job) {
     ops->put(ops, job->z, rows * sizeof(float));
 }
 
+/* Of a job's positions and the cache's. */
+static void make_plan(plan *p, mka_ops *ops, const mka_attend_job *job) {
+    *p = (plan){.mirror = ops->mirror, .counted = *job, .cache = job->device, .group = job->heads / job->kv_heads};
+    p->job = &p->counted;
+    p->gap = job->skip_to - job->skip_from;
+    p->counted.first -= p->gap;
+    p->counted.key_count -= p->gap;
+    p->held = p->cache->held - p->gap;
+    if (p->gap > 0 && p->held < job->skip_from) p->held = job->skip_from; /* what is before the gap is not in the ring */
+    plan_keys(p);
+    plan_tiles(p);
+    plan_splits(p);
+}
+
+/* All splits of a plan whose queries are turned. */
+static void launch_splits(mka_ops *ops, plan *p) {
+    const mka_attend_job *job = p->job;
+    int fast = 0;
+    if (edge_of(p, job->first) == edge_of(p, job->first + job->n - 1)) fast = mka_cl_attend_far(ops, job, p->begin, p->far_end);
+    if (fast)
+        p->splits = fast;
+    else if (p->splits)
+        launch(p, 0, p->begin, p->far_end, p->splits, p->split_keys, 0);
+    if (p->near) launch(p, 1, p->near_begin, p->end, 1, p->end - p->near_begin, p->splits);
+}
+
+int mka_cl_attend_states(mka_ops *ops, const mka_attend_job *job) {
+    plan p;
+    make_plan(&p, ops, job);
+    p.finished = 0;
+    if (job->key_type == MKA_Q4_0) turn_queries(&p);
+    launch_splits(ops, &p);
+    count_bytes(ops, &p);
+    return p.splits + p.near;
+}
+
 static void device_attend(mka_ops *ops, const mka_attend_job *job) {
-    plan p = {.mirror = ops->mirror, .job = job, .cache = job->device, .group = job->heads / job->kv_heads};
+    plan p;
     if (!job->device) {
         attend_here(ops, job);
         return;
     }
     mka_device *d = ops->mirror->device;
-    plan_keys(&p);
-    plan_tiles(&p);
-    plan_splits(&p);
+    make_plan(&p, ops, job);
     pthread_mutex_lock(&d->lock); /* the scratch is this session's own, but its commands follow each other */
-    if (mka_cl_attend_whole(ops, job, p.begin, p.end)) {
+    if (mka_cl_attend_whole(ops, p.job, p.begin, p.end)) {
         pthread_mutex_unlock(&d->lock);
         count_bytes(ops, &p);
         return;
     }
     if (job->key_type == MKA_Q4_0) turn_queries(&p);
-    int fast =
-        edge_of(&p, job->first) == edge_of(&p, job->first + job->n - 1) ? mka_cl_attend_far(ops, job, p.begin, p.far_end) : 0;
-    if (fast)
-        p.splits = fast;
-    else if (p.splits)
-        launch(&p, 0, p.begin, p.far_end, p.splits, p.split_keys, 0);
-    if (p.near) launch(&p, 1, p.near_begin, p.end, 1, p.end - p.near_begin, p.splits);
+    launch_splits(ops, &p);
     if (!p.finished) merge(&p);
     pthread_mutex_unlock(&d->lock);
     count_bytes(ops, &p);

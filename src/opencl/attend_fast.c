@@ -124,7 +124,7 @@ static int plain_prefill_serves(const mka_attend_job *job) {
 }
 
 int mka_cl_attend_whole(mka_ops *ops, const mka_attend_job *job, int begin, int end) {
-    if (job->device->ring || job->m || job->key_first != 0 || end <= begin) return 0;
+    if (job->device->ring || job->m || job->key_first != 0 || job->skip_to > job->skip_from || end <= begin) return 0;
     int nv = known_to_nv(ops, job->device);
     if (nv && decodes(job))
         decode(ops, job, begin, end, 1);
@@ -136,7 +136,7 @@ int mka_cl_attend_whole(mka_ops *ops, const mka_attend_job *job, int begin, int 
 }
 
 int mka_cl_attend_far(mka_ops *ops, const mka_attend_job *job, int begin, int end) {
-    if (!job->device->ring || job->key_first != 0 || end <= begin) return 0;
+    if (!job->device->ring || job->key_first != 0 || job->skip_to > job->skip_from || end <= begin) return 0;
     if (!known_to_nv(ops, job->device) || !decodes(job)) return 0;
     return decode(ops, job, begin, end, 0);
 }

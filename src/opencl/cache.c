@@ -1,4 +1,4 @@
-/* cache - see cache.h: making one, storing tokens in it, reading keys back. */
+/* cache - see cache.h: making one, storing tokens in it, reading rows back, forgetting. */
 #include "cache.h"
 
 #include <stdio.h>
@@ -153,8 +153,86 @@ void mka_device_cache_destroy(mka_device_cache *c) {
     free(c);
 }
 
+/* ---- forgetting, growing ---- */
+
 void mka_device_cache_truncate(mka_device_cache *c, int length) {
     if (length < c->held) c->held = length;
+    if (length == 0) c->base = 0;
+}
+
+/* count rows of all heads from slot `from` of one buffer to slot `to` of another, units of bytes each; pitches in slots. */
+static cl_int copy_rows(mka_device *d, cl_mem source, cl_mem target, const size_t at[2], size_t bytes, int from, int to,
+                        int count, const int pitch[2], int heads) {
+    size_t begin[3] = {at[0] + (size_t)from * bytes, 0, 0}, end[3] = {at[1] + (size_t)to * bytes, 0, 0},
+           region[3] = {(size_t)count * bytes, (size_t)heads, 1};
+    return clEnqueueCopyBufferRect(d->queue, source, target, begin, end, region, (size_t)pitch[0] * bytes, 0,
+                                   (size_t)pitch[1] * bytes, 0, 0, NULL, mka_cl_time(d, MKA_CL_KERNEL));
+}
+
+/* The same of a plane's data and scales. */
+static cl_int copy_plane(mka_device *d, const mka_cl_plane *source, const mka_cl_plane *target, int from, int to, int count,
+                         const int pitch[2], int heads) {
+    const size_t data[2] = {0, 0}, scales[2] = {source->scales_at, target->scales_at};
+    cl_int code = copy_rows(d, source->buffer, target->buffer, data, source->row_bytes, from, to, count, pitch, heads);
+    if (code != CL_SUCCESS || source->scale_bytes == 0) return code;
+    return copy_rows(d, source->buffer, target->buffer, scales, (size_t)source->scale_bytes, from, to, count, pitch, heads);
+}
+
+/* In pieces as long as the way, so that none is written where it is read. */
+void mka_device_cache_forget(mka_device_cache *c, int from, int to, int length) {
+    mka_device *d = c->device;
+    int gone = to - from - c->base, count = length - to;
+    const int pitch[2] = {c->capacity, c->capacity};
+    if (gone <= 0) return;
+    pthread_mutex_lock(&d->lock);
+    for (int done = 0; done < count && d->failure.status == MKA_OK; done += gone) {
+        int piece = count - done < gone ? count - done : gone, at = from + done;
+        cl_int code = copy_plane(d, &c->keys, &c->keys, at + gone, at, piece, pitch, c->shape.kv_heads);
+        if (code == CL_SUCCESS && !c->shape.shared)
+            code = copy_plane(d, &c->values, &c->values, at + gone, at, piece, pitch, c->shape.kv_heads);
+        if (code != CL_SUCCESS) mka_cl_fail(d, code, "moving the last tokens of a cache");
+    }
+    c->base += gone;
+    pthread_mutex_unlock(&d->lock);
+}
+
+static void copy_all(const mka_device_cache *from, const mka_device_cache *to, int count) {
+    mka_device *d = from->device;
+    const int pitch[2] = {from->capacity, to->capacity};
+    int heads = from->shape.kv_heads;
+    cl_int code = copy_plane(d, &from->keys, &to->keys, 0, 0, count, pitch, heads);
+    if (code == CL_SUCCESS && !from->shape.shared) code = copy_plane(d, &from->values, &to->values, 0, 0, count, pitch, heads);
+    if (code != CL_SUCCESS) mka_cl_fail(d, code, "moving a cache");
+}
+
+static void give_planes(mka_device_cache *c) {
+    mka_cl_give(c->device, c->keys.buffer);
+    if (!c->shape.shared) mka_cl_give(c->device, c->values.buffer);
+}
+
+mka_status mka_device_cache_grow(mka_device_cache *c, int capacity, int length, mka_error *error) {
+    mka_device *d = c->device;
+    mka_device_cache more = *c;
+    more.shape.capacity = capacity;
+    more.capacity = mka_pad(capacity, 64);
+    more.keys.buffer = more.values.buffer = NULL;
+    size_t slots = (size_t)c->shape.kv_heads * (size_t)more.capacity;
+    pthread_mutex_lock(&d->lock);
+    mka_status status = open_plane(d, &more.keys, slots, 0, 0, "a layer's keys", error);
+    if (!status && !c->shape.shared) status = open_plane(d, &more.values, slots, 1, 0, "a layer's values", error);
+    if (!status) {
+        copy_all(c, &more, length - c->base);
+        clFinish(d->queue);
+        give_planes(c);
+        c->shape = more.shape;
+        c->capacity = more.capacity;
+        c->keys = more.keys;
+        c->values = more.values;
+    } else {
+        give_planes(&more);
+    }
+    pthread_mutex_unlock(&d->lock);
+    return status;
 }
 
 /* ---- use ---- */
@@ -179,8 +257,9 @@ static void device_append(mka_ops *ops, mka_device_cache *cache, int first, int 
     mka_mirror *m = ops->mirror;
     const mka_device_cache_shape *s = &cache->shape;
     int turn_keys = s->key_type == MKA_Q4_0, turn_values = s->value_type == MKA_Q4_0;
-    append_plane(m, cache, &cache->keys, cache->capacity, first, n, keys, key_ld, turn_keys);
-    if (!s->shared) append_plane(m, cache, &cache->values, cache->capacity, first, n, values, value_ld, turn_values);
+    append_plane(m, cache, &cache->keys, cache->capacity, first - cache->base, n, keys, key_ld, turn_keys);
+    if (!s->shared)
+        append_plane(m, cache, &cache->values, cache->capacity, first - cache->base, n, values, value_ld, turn_values);
     if (!cache->ring) return;
     int last = n < cache->ring ? n : cache->ring, skipped = n - last; /* a slot is written once a call */
     append_plane(m, cache, &cache->near_keys, 2 * cache->ring, first + skipped, last, keys + (size_t)skipped * (size_t)key_ld,
@@ -190,12 +269,12 @@ static void device_append(mka_ops *ops, mka_device_cache *cache, int first, int 
     if (cache->held < first + n - cache->ring) cache->held = first + n - cache->ring;
 }
 
-static void device_keys(mka_ops *ops, mka_device_cache *cache, int head, int first, int count, float *out, int ld) {
-    const mka_cl_plane *p = &cache->keys;
+static void device_rows(mka_ops *ops, mka_device_cache *cache, int values, int head, int first, int count, float *out, int ld) {
+    const mka_cl_plane *p = values ? &cache->values : &cache->keys;
     mka_cl_call c = mka_cl_begin(ops->mirror, p->rows_of, "rows_of");
     mka_cl_int(&c, cache->capacity);
     mka_cl_int(&c, head);
-    mka_cl_int(&c, first);
+    mka_cl_int(&c, first - cache->base);
     mka_cl_buffer(&c, p->buffer, 0);
     mka_cl_long(&c, p->scales_at);
     mka_cl_int(&c, p->type == MKA_Q4_0);
@@ -206,5 +285,5 @@ static void device_keys(mka_ops *ops, mka_device_cache *cache, int head, int fir
 
 void mka_cl_fill_cache(mka_ops *ops) {
     ops->append = device_append;
-    ops->keys = device_keys;
+    ops->rows = device_rows;
 }

@@ -22,6 +22,7 @@ struct mka_device_cache {
     mka_device *device;
     mka_device_cache_shape shape;
     int capacity;              /* slots of a head */
+    int base;                  /* tokens that were forgotten: those behind them are in slots that many before their positions */
     mka_cl_plane keys, values; /* shared: values are keys' */
     /* The newest tokens of keys or values in four bits, once more in 16 bits (memory/near.h): a ring, twice */
     int ring; /* tokens; 0: none */
@@ -41,6 +42,10 @@ int mka_cl_attend_whole(mka_ops *ops, const mka_attend_job *job, int begin, int 
 int mka_cl_attend_far(mka_ops *ops, const mka_attend_job *job, int begin, int end);
 /* Floats of scratch that either takes. */
 size_t mka_cl_decode_partial(const mka_device *device, const struct mka_ops_limits *limits);
+
+/* Attention of a job as states of its splits, [splits][n heads][2 + value_dim] floats from scratch's beginning on; returns how
+ * many. The caller holds the lock. attend.c */
+int mka_cl_attend_states(mka_ops *ops, const mka_attend_job *job);
 
 /* The kernel for tiles of 1 << log rows, of the cache or of its ring, built at the first call. The caller holds the lock. */
 mka_status mka_cl_attend_kernel(mka_device_cache *cache, int near, int log, cl_kernel *kernel, mka_error *error);

@@ -97,6 +97,7 @@ mka_status mka_ops_device(mka_ops *ops, mka_ops *host, mka_residents *residents,
     mka_cl_fill_products(ops);
     mka_cl_fill_attend(ops);
     mka_cl_fill_cache(ops);
+    mka_cl_fill_recall(ops);
     return MKA_OK;
 }
 

@@ -11,6 +11,7 @@ typedef struct mka_cl_scratch {
     size_t queries;  /* turned ones, of a cache in four bits */
     size_t halves;   /* a product's x in 16 bits: half_count numbers of them */
     size_t counters; /* of a fused attention's parts: zeros between launches */
+    size_t recall;   /* states of recall */
     size_t half_count, floats;
 } mka_cl_scratch;
 
@@ -127,6 +128,10 @@ void mka_cl_fill_rows(mka_ops *ops);
 void mka_cl_fill_products(mka_ops *ops);
 void mka_cl_fill_attend(mka_ops *ops);
 void mka_cl_fill_cache(mka_ops *ops);
+void mka_cl_fill_recall(mka_ops *ops);
+
+/* Floats that recall within limits takes of scratch. recall.c */
+size_t mka_cl_recall_floats(const struct mka_ops_limits *limits);
 
 /* What operations within limits take of scratch. attend.c */
 mka_cl_scratch mka_cl_lay_out_scratch(const mka_device *device, const struct mka_ops_limits *limits);

@@ -76,6 +76,49 @@ void mka_device_cache_truncate(mka_device_cache *cache, int length) {
     (void)cache, (void)length;
 }
 
+void mka_device_cache_forget(mka_device_cache *cache, int from, int to, int length) {
+    (void)cache, (void)from, (void)to, (void)length;
+}
+
+mka_status mka_device_cache_grow(mka_device_cache *cache, int capacity, int length, mka_error *error) {
+    (void)cache, (void)capacity, (void)length;
+    return mka_fail(error, MKA_UNSUPPORTED, "%s", why);
+}
+
+void mka_device_segment_layout(const mka_device_longterm_shape *shape, mka_device_segment *segment) {
+    (void)shape;
+    *segment = (mka_device_segment){.index = 0};
+}
+
+uint64_t mka_device_longterm_bytes(const mka_device_longterm_shape *shape) {
+    (void)shape;
+    return 0;
+}
+
+mka_status mka_device_longterm_create(mka_device *device, const mka_device_longterm_shape *shape, mka_device_longterm **longterm,
+                                      mka_error *error) {
+    (void)device, (void)shape;
+    *longterm = NULL;
+    return mka_fail(error, MKA_UNSUPPORTED, "%s", why);
+}
+
+void mka_device_longterm_destroy(mka_device_longterm *longterm) {
+    (void)longterm;
+}
+
+void mka_device_longterm_frame(mka_device_longterm *longterm, int first, int count, const float *x) {
+    (void)longterm, (void)first, (void)count, (void)x;
+}
+
+void mka_device_longterm_put(mka_device_longterm *longterm, int head, int segment, const void *index, const void *rows) {
+    (void)longterm, (void)head, (void)segment, (void)index, (void)rows;
+}
+
+void mka_device_longterm_counts(mka_device_longterm *longterm, mka_device_counts *counts) {
+    (void)longterm;
+    *counts = (mka_device_counts){.keys = 0};
+}
+
 mka_status mka_ops_device(struct mka_ops *ops, struct mka_ops *host, mka_residents *residents, mka_error *error) {
     (void)ops, (void)host, (void)residents;
     return mka_fail(error, MKA_UNSUPPORTED, "%s", why);

@@ -4,6 +4,7 @@
  *   device      context, queue, programs and memory; one an engine
  *   residents   copies of a model's weights there, made once, in their own types; one a model
  *   cache       keys and values of one layer there
+ *   longterm    a copy of one layer's closed segments there (src/memory/longterm.h), which recall reads
  *   mirror      a session's buffers there: an operation's operand at byte i of the arena is at byte i of the mirror
  */
 #ifndef MKA_OPS_DEVICE_H
@@ -14,6 +15,7 @@
 typedef struct mka_device mka_device;
 typedef struct mka_residents mka_residents;
 typedef struct mka_device_cache mka_device_cache;
+typedef struct mka_device_longterm mka_device_longterm;
 struct mka_ops;
 struct mka_matrix;
 
@@ -49,6 +51,45 @@ mka_status mka_device_cache_create(mka_device *device, const mka_device_cache_sh
 void mka_device_cache_destroy(mka_device_cache *cache);
 /* Tokens from length on are forgotten. */
 void mka_device_cache_truncate(mka_device_cache *cache, int length);
+/* Tokens from..to - 1 are forgotten, of length; those behind them move to their places, so that the cache needs room for what is
+ * left alone. from is the same at every call until the cache is truncated to nothing; both are multiples of 64. */
+void mka_device_cache_forget(mka_device_cache *cache, int from, int to, int length);
+/* Makes room for capacity tokens, of which length are there. MKA_NO_MEMORY: it stays as it is. */
+mka_status mka_device_cache_grow(mka_device_cache *cache, int capacity, int length, mka_error *error);
+
+typedef struct mka_device_longterm_shape {
+    int kv_heads, key_dim, value_dim;
+    mka_type key_type, value_type;   /* of rows; those of the index are q8 */
+    int segment, clusters, segments; /* tokens of a segment and its clusters, a multiple of 32; segments of a head at most */
+} mka_device_longterm_shape;
+
+/* How a segment lies there: where its parts begin, in bytes. Numbers of a row are padded with zeros to 32 in q8 and q4, else to
+ * 16; scales of 32 numbers are half floats. All but the index's own floats are as simd/rows.h has them, plane by plane. */
+typedef struct mka_device_segment {
+    /* index: [clusters] mean keys in q8; mean values with a float as scale of each; logarithm of the tokens, deviation, worth and
+     * radius, floats; first rows, uint16 [clusters + 1]; mean value of all [value_dim]; channels [key_dim] */
+    size_t points, point_scales, means, mean_scales, log_count, deviation, worth, radius, start, middle, channels, index;
+    /* rows: [segment] keys, their scales, values, their scales */
+    size_t keys, key_scales, values, value_scales, rows;
+} mka_device_segment;
+
+void mka_device_segment_layout(const mka_device_longterm_shape *shape, mka_device_segment *segment);
+
+uint64_t mka_device_longterm_bytes(const mka_device_longterm_shape *shape);
+mka_status mka_device_longterm_create(mka_device *device, const mka_device_longterm_shape *shape, mka_device_longterm **longterm,
+                                      mka_error *error);
+void mka_device_longterm_destroy(mka_device_longterm *longterm);
+/* count rows x [count][key_dim] from row first on of what queries are turned by: row 0 the signs by which numbers are flipped
+ * before they are turned, then a centre for every head. Failures as below. */
+void mka_device_longterm_frame(mka_device_longterm *longterm, int first, int count, const float *x);
+/* A segment's bytes, laid out as above; copied. Failures are the device's, which the next settle returns. */
+void mka_device_longterm_put(mka_device_longterm *longterm, int head, int segment, const void *index, const void *rows);
+/* What a head's queries have read since the longterm was made: keys and values of tokens, tiles of 32 mean values, and the share
+ * of the softmax that was not read, times 2^32. counts [kv_heads]; waits for the device. */
+typedef struct mka_device_counts {
+    uint64_t keys, values, tiles, unread;
+} mka_device_counts;
+void mka_device_longterm_counts(mka_device_longterm *longterm, mka_device_counts *counts);
 
 /* Fills ops with the device's operations. host: the CPU's table for the same session, laid out already; what has no place on the
  * device is done there. Both must outlive ops; residents are of the weights that it will see. */

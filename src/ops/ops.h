@@ -11,6 +11,8 @@
 #ifndef MKA_OPS_OPS_H
 #define MKA_OPS_OPS_H
 
+#include <mka/memory.h>
+
 #include "base/arena.h"
 #include "base/pieces.h"
 #include "base/places.h"
@@ -61,7 +63,8 @@ typedef struct mka_attend_job {
     int shared; /* 1: a value is the first value_dim numbers of its key, and values is not read */
     size_t head_tiles;
     int key_first, key_count;
-    mka_attend_near near; /* each query reads positions from mka_near_from on there, and those before from keys and values */
+    int skip_from, skip_to; /* of a cache on a device: positions from..to - 1 that no query sees, multiples of 64; equal: none */
+    mka_attend_near near;   /* each query reads positions from mka_near_from on there, and those before from keys and values */
     /* NULL: out is the finished attention. Otherwise the running state of an attention that comes in several jobs, which
      * attend_start begins; out holds the unscaled sum, and attend_finish divides by z at the end. */
     float *m, *z; /* [n][heads] */
@@ -73,6 +76,19 @@ static inline int mka_near_from(const mka_attend_near *near, int position) {
     if (from < near->held) from = near->held;
     return near->keys && from <= position ? from : position + 1;
 }
+
+/* Attention over a cache on a device and the segments of its long-term tier, which hold the positions that the local job skips:
+ * the operation of src/memory/recall.h on a device, with the numbers by which it chooses. */
+typedef struct mka_recall_job_there {
+    const mka_attend_job *local; /* key_first 0, no window, m NULL; out is finished */
+    mka_device_longterm *longterm;
+    int segments;
+    const mka_recall *rule;
+    float change; /* estimated: what leaving a cluster unread may change the output by */
+    float value;  /* the part of it up to which a token's value is not read, */
+    float tile;   /* and the multiple up to which the mean values of a tile are not */
+    float *read;  /* NULL, or [n][heads]: gets the logarithm of the partition sum of what was read */
+} mka_recall_job_there;
 
 enum { MKA_MOST_LEVELS = 3 };
 
@@ -138,11 +154,12 @@ struct mka_ops {
     void (*attend_start)(mka_ops *ops, const mka_attend_job *job); /* m = -inf, z = 0, out = 0 */
     void (*attend_finish)(mka_ops *ops, const mka_attend_job *job);
 
-    /* a device's caches; NULL on the CPU, whose caches are memory/local.h's own. append: as mka_local_store. keys: those of
-     * count tokens of one head as [count][ld] floats, as they are stored */
+    /* a device's caches; NULL on the CPU, whose caches are memory/local.h's own. append: as mka_local_store. rows: keys, or
+     * values, of count tokens of one head as [count][ld] floats, as they are stored */
     void (*append)(mka_ops *ops, mka_device_cache *cache, int first, int n, const float *keys, int key_ld, const float *values,
                    int value_ld);
-    void (*keys)(mka_ops *ops, mka_device_cache *cache, int head, int first, int count, float *out, int ld);
+    void (*rows)(mka_ops *ops, mka_device_cache *cache, int values, int head, int first, int count, float *out, int ld);
+    void (*recall)(mka_ops *ops, const mka_recall_job_there *job);
 
     /* settings and what was read, for reports */
     int exact; /* 1: never quantise activations */
@@ -154,7 +171,8 @@ struct mka_ops {
         int cols;      /* columns of any matrix, at most */
         int head_rows; /* query heads of one key/value head, at most */
         int key_dim, value_dim, kv_heads, context;
-        int shared; /* 1: some layer's values are parts of its keys */
+        int shared;            /* 1: some layer's values are parts of its keys */
+        int segment, clusters; /* of a long-term tier; 0: there is none */
     } limits;
     unsigned char *shared_scratch; /* of all threads together: a chunk's rows in bf16; NULL where no kernel wants them */
     unsigned char *thread_scratch; /* [threads][thread_bytes] */

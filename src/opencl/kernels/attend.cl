@@ -14,15 +14,6 @@
 #endif
 #define OWN ((VALUE_DIM + LANES - 1) / LANES)
 
-float number_of(int type, global const uchar *data, ulong at) {
-    if (type == F32) return ((global const float *)data)[at];
-    if (type == F16) return vload_half(at, (global const half *)data);
-    if (type == BF16) return as_float((uint)((global const ushort *)data)[at] << 16);
-    if (type == Q8_0) return (float)((global const char *)data)[at];
-    uchar byte = data[at / 32 * 16 + at % 16];
-    return (float)((at % 32 < 16 ? byte & 15 : byte >> 4) - 8);
-}
-
 /* Adds q . key to s for all rows. */
 void score(local const float *q, global const uchar *keys, global const uchar *scales, ulong slot, float s[ROWS]) {
     for (int r = 0; r < ROWS; r++) s[r] = 0.0f;
@@ -55,12 +46,12 @@ float value_scale(global const uchar *scales, ulong slot, int dimension) {
 #endif
 }
 
-/* The row of the token at position t is t + shift. Reads positions key_from..key_to - 1, of which query i sees those <= first + i, and > first + i - window with a window; those
- * within key_from + split_keys * split.. alone. near_from > 0: a query at p sees only positions before (near 0) or from (near 1)
+/* The row of the token at position t is t + shift, before position shift_from t. Reads positions key_from..key_to - 1, of which
+ * query i sees those <= first + i, and > first + i - window with a window; those within key_from + split_keys * split.. alone. near_from > 0: a query at p sees only positions before (near 0) or from (near 1)
  * p / 32 * 32 - near_from on, and none from before held in the latter. finished 1: out gets the attention; 0: partial [split][row]
  * gets m, z, and the sum. A row is n * heads + head. */
 kernel void attend(global const float *q, ulong q_at, global const uchar *keys, ulong keys_at, ulong key_scales_at,
-                   global const uchar *values, ulong values_at, ulong value_scales_at, int capacity, int shift, int group,
+                   global const uchar *values, ulong values_at, ulong value_scales_at, int capacity, int shift, int shift_from, int group,
                    int key_from, int key_to, int first, int n, int window, float scale, int split_keys, int near, int near_from,
                    int held,
                    global float *partial, ulong partial_at, int first_split, int finished, global float *out, ulong out_at) {
@@ -86,7 +77,7 @@ kernel void attend(global const float *q, ulong q_at, global const uchar *keys, 
     for (int from = begin; from < end; from += LANES) {
         int t = from + lane;
         float mine[ROWS];
-        ulong slot = head * (ulong)capacity + (ulong)(t + shift);
+        ulong slot = head * (ulong)capacity + (ulong)(t < shift_from ? t : t + shift);
         if (t < end)
             score(query, keys + keys_at, keys + key_scales_at, slot, mine);
         barrier(CLK_LOCAL_MEM_FENCE);
@@ -117,7 +108,7 @@ kernel void attend(global const float *q, ulong q_at, global const uchar *keys, 
             int d = lane + o * LANES;
             for (int r = 0; r < ROWS; r++) acc[r][o] *= c[r];
             for (int i = 0; i < count && d < VALUE_DIM; i++) {
-                ulong at = head * (ulong)capacity + (ulong)(from + i + shift);
+                ulong at = head * (ulong)capacity + (ulong)(from + i < shift_from ? from + i : from + i + shift);
                 float v = number_of(VALUE_TYPE, values + values_at, at * VALUE_STRIDE + (ulong)d) *
                           value_scale(values + value_scales_at, at, d);
                 for (int r = 0; r < ROWS; r++) acc[r][o] += s[r][i] * v;

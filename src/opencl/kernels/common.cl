@@ -31,3 +31,13 @@ ushort to_bf16(float x) {
     if ((u & 0x7fffffffu) > 0x7f800000u) return (ushort)(u >> 16 | 0x40u);
     return (ushort)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
 }
+
+/* Number `at` of an array of a stored type, without its scale. Q4_0: bytes of 16 hold 32 numbers, as in cache.cl. */
+float number_of(int type, global const uchar *data, ulong at) {
+    if (type == F32) return ((global const float *)data)[at];
+    if (type == F16) return vload_half(at, (global const half *)data);
+    if (type == BF16) return as_float((uint)((global const ushort *)data)[at] << 16);
+    if (type == Q8_0) return (float)((global const char *)data)[at];
+    uchar byte = data[at / 32 * 16 + at % 16];
+    return (float)((at % 32 < 16 ? byte & 15 : byte >> 4) - 8);
+}

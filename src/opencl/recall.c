@@ -1,0 +1,183 @@
+/* recall - attention over a cache and its long-term tier on the device: the phases of kernels/recall.cl, for so many queries at a
+ * time as their states leave room for. */
+#include <math.h>
+
+#include "cache.h"
+#include "longterm.h"
+
+enum { MOST_QUERIES = 16, ROW_STATE = 8, SEGMENT_STATE = 4, COUNTS = 4 };
+static const size_t round_floats = (size_t)16 << 20; /* of states, aimed for */
+
+/* What one query takes of scratch, in floats: place_work of recall.cl. */
+static size_t query_floats(size_t heads, size_t kv_heads, int key_dim, int value_dim, size_t segments, size_t clusters) {
+    size_t segment = heads * (SEGMENT_STATE + clusters + (size_t)value_dim + 2) + kv_heads * COUNTS;
+    return heads * ((size_t)key_dim + ROW_STATE) + segments * segment;
+}
+
+static int queries_of(size_t floats, int rows) {
+    size_t fit = round_floats / floats, most = rows < MOST_QUERIES ? (size_t)rows : MOST_QUERIES;
+    return fit < 1 ? 1 : fit > most ? (int)most : (int)fit;
+}
+
+size_t mka_cl_recall_floats(const struct mka_ops_limits *l) {
+    if (l->segment == 0) return 0;
+    size_t segments = ((size_t)l->context + (size_t)l->segment - 1) / (size_t)l->segment;
+    size_t heads = (size_t)l->head_rows * (size_t)l->kv_heads;
+    size_t one = query_floats(heads, (size_t)l->kv_heads, l->key_dim, l->value_dim, segments, (size_t)l->clusters);
+    size_t most = one * (size_t)(l->rows < MOST_QUERIES ? l->rows : MOST_QUERIES);
+    return most < round_floats  ? most
+           : one > round_floats ? one
+                                : round_floats; /* shorter contexts have more queries in a round */
+}
+
+typedef struct round {
+    mka_mirror *mirror;
+    const mka_recall_job_there *job;
+    mka_attend_job local; /* of this round's queries */
+    mka_device_longterm *longterm;
+    int parts; /* states of the local tier */
+    int done;  /* queries of rounds before */
+} round_of;
+
+static void work_operand(mka_cl_call *c, const round_of *r) {
+    mka_cl_buffer(c, r->mirror->scratch, r->mirror->parts.recall);
+    mka_cl_int(c, r->local.n);
+    mka_cl_int(c, r->local.kv_heads);
+    mka_cl_int(c, r->job->segments);
+}
+
+static void query_operand(mka_cl_call *c, const round_of *r) {
+    size_t width = (size_t)r->local.key_dim;
+    mka_cl_in(c, r->local.q, (size_t)r->local.n * (size_t)r->local.heads, width, width);
+    mka_cl_float(c, r->local.scale);
+}
+
+static void prepare(const round_of *r) {
+    mka_cl_call c = mka_cl_begin(r->mirror, r->longterm->prepare, "prepare");
+    query_operand(&c, r);
+    mka_cl_buffer(&c, r->longterm->frame, 0);
+    work_operand(&c, r);
+    mka_cl_run(&c, (size_t)r->mirror->device->lanes, (size_t)r->local.n * (size_t)r->local.heads, 1, 1);
+}
+
+static void score(const round_of *r) {
+    mka_cl_call c = mka_cl_begin(r->mirror, r->longterm->score, "score");
+    query_operand(&c, r);
+    mka_cl_buffer(&c, r->longterm->index, 0);
+    mka_cl_int(&c, r->longterm->shape.segments);
+    mka_cl_int(&c, (int)r->job->rule->contract);
+    work_operand(&c, r);
+    mka_cl_run(&c, (size_t)r->mirror->device->lanes, (size_t)r->job->segments, (size_t)r->local.kv_heads, (size_t)r->local.n);
+}
+
+static void choose(const round_of *r) {
+    const mka_recall *rule = r->job->rule;
+    mka_cl_call c = mka_cl_begin(r->mirror, r->longterm->choose, "choose");
+    mka_cl_buffer(&c, r->mirror->scratch, 0);
+    mka_cl_int(&c, r->parts);
+    mka_cl_buffer(&c, r->longterm->index, 0);
+    mka_cl_int(&c, r->longterm->shape.segments);
+    mka_cl_int(&c, (int)rule->contract);
+    mka_cl_float(&c, rule->share);
+    mka_cl_int(&c, rule->tokens);
+    mka_cl_float(&c, rule->eps);
+    mka_cl_float(&c, r->job->change);
+    mka_cl_float(&c, r->job->value);
+    work_operand(&c, r);
+    mka_cl_run(&c, (size_t)r->mirror->device->lanes, (size_t)r->local.kv_heads, (size_t)r->local.n, 1);
+}
+
+static void read_rows(const round_of *r) {
+    const mka_recall *rule = r->job->rule;
+    mka_cl_call c = mka_cl_begin(r->mirror, r->longterm->read, "read");
+    mka_cl_buffer(&c, r->longterm->index, 0);
+    mka_cl_buffer(&c, r->longterm->rows, 0);
+    mka_cl_int(&c, r->longterm->shape.segments);
+    mka_cl_int(&c, (int)rule->contract);
+    mka_cl_int(&c, rule->contract == MKA_RECALL_ESTIMATED && rule->tokens == 0 && rule->share <= 0);
+    mka_cl_float(&c, r->job->change * r->job->tile);
+    work_operand(&c, r);
+    mka_cl_run(&c, (size_t)r->mirror->device->lanes, (size_t)r->job->segments, (size_t)r->local.kv_heads, (size_t)r->local.n);
+}
+
+static void gather(const round_of *r) {
+    size_t rows = (size_t)r->local.n * (size_t)r->local.heads, width = (size_t)r->local.value_dim;
+    mka_cl_call c = mka_cl_begin(r->mirror, r->longterm->gather, "gather");
+    mka_cl_buffer(&c, r->mirror->scratch, 0);
+    mka_cl_int(&c, r->parts);
+    mka_cl_int(&c, r->local.device->turned_run);
+    mka_cl_int(&c, (int)r->job->rule->contract);
+    work_operand(&c, r);
+    mka_cl_out(&c, r->local.out, rows, width, width);
+    mka_cl_int(&c, r->job->read != NULL);
+    if (r->job->read)
+        mka_cl_out(&c, r->job->read + (size_t)r->done * (size_t)r->local.heads, 1, rows, rows);
+    else
+        mka_cl_buffer(&c, r->mirror->scratch, 0);
+    mka_cl_run(&c, (size_t)r->mirror->device->lanes, rows, 1, 1);
+}
+
+static void tally(const round_of *r) {
+    mka_cl_call c = mka_cl_begin(r->mirror, r->longterm->tally, "tally");
+    work_operand(&c, r);
+    mka_cl_buffer(&c, r->longterm->counts, 0);
+    mka_cl_run_each(&c, (size_t)r->local.kv_heads, 1);
+}
+
+/* Kernels are for one number of query heads, which a layer has. */
+static mka_status build(mka_device_longterm *l, int group, mka_error *error) {
+    const mka_device_longterm_shape *s = &l->shape;
+    mka_status status = MKA_OK;
+    if (l->group == group) return MKA_OK;
+#define FIND(name)                                                                                                               \
+    if (!status)                                                                                                                 \
+        status = mka_cl_kernel(l->device, "recall", #name, &l->name, error,                                                      \
+                               "-DLANES=%d -DKEY_TYPE=%d -DVALUE_TYPE=%d -DKEY_DIM=%d -DVALUE_DIM=%d -DGROUP=%d -DSEGMENT=%d "   \
+                               "-DCLUSTERS=%d",                                                                                  \
+                               l->device->lanes, (int)s->key_type, (int)s->value_type, s->key_dim, s->value_dim, group,          \
+                               s->segment, s->clusters);
+    MKA_CL_RECALL(FIND)
+#undef FIND
+    if (!status) l->group = group;
+    return status;
+}
+
+/* Queries from.. of the job, as a job. */
+static mka_attend_job part_of(const mka_attend_job *job, int from, int n) {
+    mka_attend_job part = *job;
+    size_t row = (size_t)from * (size_t)job->heads;
+    part.first = job->first + from;
+    part.n = n;
+    part.q = job->q + row * (size_t)job->key_dim;
+    part.out = job->out + row * (size_t)job->value_dim;
+    return part;
+}
+
+static void device_recall(mka_ops *ops, const mka_recall_job_there *job) {
+    mka_device *d = ops->mirror->device;
+    const mka_attend_job *local = job->local;
+    size_t one = query_floats((size_t)local->heads, (size_t)local->kv_heads, local->key_dim, local->value_dim,
+                              (size_t)job->segments, (size_t)job->longterm->shape.clusters);
+    int most = queries_of(one, local->n);
+    mka_error error;
+    pthread_mutex_lock(&d->lock);
+    if (build(job->longterm, local->heads / local->kv_heads, &error) != MKA_OK) mka_cl_keep_failure(d, &error);
+    for (int from = 0; from < local->n && d->failure.status == MKA_OK; from += most) {
+        int n = local->n - from < most ? local->n - from : most;
+        round_of r = {ops->mirror, job, part_of(local, from, n), job->longterm, 0, from};
+        r.parts = mka_cl_attend_states(ops, &r.local);
+        prepare(&r);
+        if (job->rule->contract != MKA_RECALL_DENSE) {
+            score(&r);
+            choose(&r);
+        }
+        read_rows(&r);
+        gather(&r);
+        tally(&r);
+    }
+    pthread_mutex_unlock(&d->lock);
+}
+
+void mka_cl_fill_recall(mka_ops *ops) {
+    ops->recall = device_recall;
+}

@@ -1,0 +1,435 @@
+/* test_opencl_recall - tiered memory on a device answers as the CPU's does: every contract, type and shape, in passes of any
+ * size; what it says that it read; layers that stay dense; and sessions whose tiers are there as a whole, in part or not at all.
+ *
+ * Any device will do (PoCL is one on every CPU); without one the tests are skipped. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <mka/device.h>
+#include <mka/memory.h>
+#include <mka/session.h>
+
+#include "memory/memory_layers.h"
+#include "opencl/runtime.h"
+#include "reference_model.h"
+
+static mka_engine *cpu, *device;
+static char logged[8192]; /* what an engine said last */
+
+static void note(void *user, mka_log_level level, const char *message) {
+    (void)user;
+    size_t used = strlen(logged);
+    if (level <= MKA_LOG_WARN) snprintf(logged + used, sizeof logged - used, "%s\n", message);
+}
+
+static mka_engine_options options_of(const char *name) {
+    mka_engine_options o;
+    mka_engine_defaults(&o);
+    o.threads = 2;
+    o.bind = 0;
+    o.cpu = "scalar"; /* exact on what is stored, as the device is */
+    o.device = name;
+    o.log = note;
+    return o;
+}
+
+static int start(void **state) {
+    (void)state;
+    mka_device_info info;
+    int count = 0;
+    if (mka_devices(&info, 1, &count, NULL) != MKA_OK || count == 0) return 0;
+    mka_engine_options here = options_of(NULL), there = options_of("opencl");
+    mka_error error;
+    if (mka_engine_create(&here, &cpu, &error) || mka_engine_create(&there, &device, &error)) {
+        fprintf(stderr, "%s\n%s", error.message, logged);
+        return 1;
+    }
+    return 0;
+}
+
+static int stop(void **state) {
+    (void)state;
+    mka_engine_destroy(device);
+    mka_engine_destroy(cpu);
+    return 0;
+}
+
+static void need_device(void) {
+    if (device) return;
+    print_message("skipped: no OpenCL platform has a device here\n");
+    skip();
+}
+
+static int pick(uint64_t *seed, int low, int high) {
+    int n = high - low + 1, i = (int)((0.5F + 0.5F * reference_random(seed)) * (float)n);
+    return low + (i < 0 ? 0 : i >= n ? n - 1 : i);
+}
+
+/* ---- memories ---- */
+
+enum { WORDS = 40 };
+
+/* Two memories of the same tokens, and what tokens are made of: words, and noise of their own. */
+typedef struct both {
+    mka_memory *here, *there;
+    mka_memory_options options;
+    float *words; /* [WORDS][kv_heads * head_dim] */
+    float reach;  /* how long queries are */
+    uint64_t seed;
+} both;
+
+static both make(mka_engine *other, mka_memory_options o, uint64_t seed) {
+    both b = {.options = o, .seed = seed, .reach = 4};
+    size_t width = (size_t)o.kv_heads * (size_t)o.head_dim;
+    mka_error error;
+    b.words = malloc(WORDS * width * sizeof *b.words);
+    for (size_t i = 0; i < WORDS * width; i++) b.words[i] = 2 * reference_random(&b.seed);
+    if (mka_memory_create(cpu, &o, &b.here, &error) || mka_memory_create(other, &o, &b.there, &error))
+        fail_msg("%s", error.message);
+    return b;
+}
+
+static void destroy(both *b) {
+    mka_memory_destroy(b->here);
+    mka_memory_destroy(b->there);
+    free(b->words);
+}
+
+static void append(both *b, int n) {
+    size_t width = (size_t)b->options.kv_heads * (size_t)b->options.head_dim;
+    float *rows = malloc(2 * (size_t)n * width * sizeof *rows);
+    mka_error error;
+    for (size_t i = 0; i < 2 * (size_t)n; i++) {
+        const float *word = b->words + (size_t)pick(&b->seed, 0, WORDS - 1) * width;
+        for (size_t e = 0; e < width; e++) rows[i * width + e] = word[e] + 0.5F * reference_random(&b->seed);
+    }
+    if (mka_memory_append(b->here, 0, n, rows, rows + (size_t)n * width, &error) ||
+        mka_memory_append(b->there, 0, n, rows, rows + (size_t)n * width, &error))
+        fail_msg("%s", error.message);
+    free(rows);
+}
+
+static void near_to(const char *what, const char *of, uint64_t got, uint64_t want) {
+    double most = 2 + 0.02 * (double)want; /* clusters whose weights are next to the bar */
+    if (fabs((double)got - (double)want) > most)
+        fail_msg("%s: %s is %llu, on the CPU %llu", what, of, (unsigned long long)got, (unsigned long long)want);
+}
+
+/* n queries at the end of both, by a rule. */
+static void compare(const char *what, both *b, int n, const mka_recall *rule, float allowed) {
+    const mka_memory_options *o = &b->options;
+    size_t count = (size_t)n * (size_t)o->heads * (size_t)o->head_dim;
+    float *q = malloc(count * sizeof *q), *here = malloc(count * sizeof *here), *there = malloc(count * sizeof *there), most = 0;
+    mka_used used = {.queries = 0}, used_there = {.queries = 0};
+    mka_error error;
+    for (size_t i = 0; i < count; i++) q[i] = b->reach * reference_random(&b->seed);
+    mka_memory_set_recall(b->here, rule, NULL);
+    mka_memory_set_recall(b->there, rule, NULL);
+    if (mka_memory_attend(b->here, 0, n, q, here, &used, &error) ||
+        mka_memory_attend(b->there, 0, n, q, there, &used_there, &error))
+        fail_msg("%s: %s", what, error.message);
+    for (size_t i = 0; i < count; i++) most = fmaxf(most, fabsf(here[i]));
+    for (size_t i = 0; i < count; i++)
+        if (!(fabsf(there[i] - here[i]) <= allowed * (most + 1)))
+            fail_msg("%s, %d queries behind %d tokens: number %zu is %g, on the CPU %g", what, n, mka_memory_length(b->here, 0),
+                     i, (double)there[i], (double)here[i]);
+    assert_int_equal(used_there.queries, used.queries);
+    assert_int_equal(used_there.long_tokens, used.long_tokens);
+    assert_int_equal(used_there.scan_bytes, used.scan_bytes);
+    near_to(what, "keys read", used_there.scored_tokens, used.scored_tokens);
+    near_to(what, "values read", used_there.read_tokens, used.read_tokens);
+    near_to(what, "bytes of mean values", used_there.mean_bytes / 64, used.mean_bytes / 64);
+    double pairs = used.queries > 0 ? (double)used.queries : 1;
+    if (fabs(used_there.unread_mass - used.unread_mass) > 5e-3 * pairs)
+        fail_msg("%s: %g of the mass is not read, on the CPU %g", what, used_there.unread_mass / pairs, used.unread_mass / pairs);
+    assert_true(used_there.lost_bound == used.lost_bound);
+    free(q);
+    free(here);
+    free(there);
+}
+
+static const mka_recall rules[] = {{.contract = MKA_RECALL_ESTIMATED},
+                                   {.contract = MKA_RECALL_ESTIMATED, .share = 0.9F},
+                                   {.contract = MKA_RECALL_ESTIMATED, .tokens = 200},
+                                   {.contract = MKA_RECALL_CERTIFIED, .eps = 0.05F},
+                                   {.contract = MKA_RECALL_CERTIFIED},
+                                   {.contract = MKA_RECALL_DENSE}};
+enum { RULES = sizeof rules / sizeof *rules };
+
+static float tolerance(const mka_memory_options *o) {
+    return device->device->nv && o->local != MKA_F32 ? 5e-3F : 1e-3F; /* 16 bits of the matrix unit; the choice at its bar */
+}
+
+static void one_memory(mka_memory_options o, uint64_t seed) {
+    char what[200];
+    both b = make(device, o, seed);
+    assert_non_null(b.there->residents); /* it is on the device */
+    for (int length = 0, step = 0; length < o.context; step++) {
+        int n = step % 3 == 0 ? 1 : pick(&seed, 1, o.queries);
+        if (n > o.context - length) n = o.context - length;
+        append(&b, n);
+        length += n;
+        snprintf(what, sizeof what, "heads %d/%d of %d, window %d, %s, rows %s and %s, rule %d", o.heads, o.kv_heads, o.head_dim,
+                 o.plan.window, mka_type_name(o.local), mka_type_name(o.plan.key_type), mka_type_name(o.plan.value_type),
+                 step % RULES);
+        compare(what, &b, n, &rules[step % RULES], tolerance(&o));
+    }
+    for (int i = 0; i < RULES; i++) compare(what, &b, pick(&seed, 1, 3), &rules[i], tolerance(&o));
+    destroy(&b);
+}
+
+static void memories_of_random_shapes(void **state) {
+    (void)state;
+    need_device();
+    static const mka_type types[] = {MKA_Q8_0, MKA_F16, MKA_BF16, MKA_F32, MKA_Q4_0};
+    static const int dims[] = {16, 40, 64, 128};
+    uint64_t seed = 19;
+    for (int i = 0; i < 5; i++) {
+        mka_memory_options o;
+        mka_memory_defaults(&o);
+        o.kv_heads = pick(&seed, 1, 3);
+        o.heads = o.kv_heads * pick(&seed, 1, i == 2 ? 9 : 3);
+        o.head_dim = dims[pick(&seed, 0, 3)];
+        o.local = types[(i + 3) % 5];
+        o.plan.key_type = types[i];
+        o.plan.value_type = types[pick(&seed, 0, 4)];
+        o.plan.window = 64 * pick(&seed, 1, 3);
+        o.queries = pick(&seed, 80, 150);
+        o.context = pick(&seed, 600, 900);
+        one_memory(o, seed);
+    }
+}
+
+/* The shape of published models, and what long contexts have: segments of 2,048 tokens, tokens that leave the local tier. */
+static void a_long_memory(void **state) {
+    (void)state;
+    need_device();
+    mka_memory_options o;
+    mka_memory_defaults(&o);
+    o.heads = 7, o.kv_heads = 1, o.head_dim = 128, o.queries = 400, o.context = 7600;
+    both b = make(device, o, 3);
+    for (int length = 0; length < o.context; length += 400) {
+        append(&b, 400);
+        if (length % 1600 == 0) compare("long", &b, 1 + length % 3, &rules[0], tolerance(&o));
+    }
+    for (int i = 0; i < RULES; i++) compare("long, at the end", &b, 2, &rules[i], tolerance(&o));
+    assert_true(b.there->layers[0].tiers.forgotten > o.plan.sinks);
+    mka_memory_reset(b.here);
+    mka_memory_reset(b.there);
+    for (int length = 0; length < 5200; length += 400) append(&b, 400); /* again, and nobody asks while it fills */
+    compare("after a reset", &b, 3, &rules[0], tolerance(&o));
+    destroy(&b);
+}
+
+/* On a CPU one work-item does all of a group's work; here they share it, as on a GPU, and wait for each other where they must. */
+static void shared_by_lanes(void **state) {
+    (void)state;
+    need_device();
+    int before = device->device->lanes;
+    mka_memory_options o;
+    mka_memory_defaults(&o);
+    o.heads = 6, o.kv_heads = 2, o.head_dim = 40, o.queries = 60, o.context = 700;
+    o.plan.window = 64;
+    device->device->lanes = 16;
+    one_memory(o, 29);
+    device->device->lanes = before;
+}
+
+/* ---- layers whose keys the rows do not fit ---- */
+
+/* Keys as long as those of Qwen2.5's first layer. */
+static void append_far(both *b, int n) {
+    size_t width = (size_t)b->options.kv_heads * (size_t)b->options.head_dim;
+    float *rows = malloc((size_t)n * width * sizeof *rows);
+    mka_error error;
+    for (size_t i = 0; i < (size_t)n * width; i++) rows[i] = 60 * reference_random(&b->seed);
+    if (mka_memory_append(b->here, 0, n, rows, rows, &error) || mka_memory_append(b->there, 0, n, rows, rows, &error))
+        fail_msg("%s", error.message);
+    free(rows);
+}
+
+static void layers_that_stay_dense(void **state) {
+    (void)state;
+    need_device();
+    mka_memory_options o;
+    mka_memory_defaults(&o);
+    o.heads = 4, o.kv_heads = 2, o.head_dim = 32, o.queries = 100, o.context = 8000, o.local = MKA_F32;
+    o.plan.window = 64;
+    for (int i = 0; i < 2; i++) { /* 0: the device has room for all of it; 1: not, and it goes to the CPU */
+        both b = make(device, o, 7);
+        uint64_t before = device->device->limit;
+        for (int length = 0; length < 3000; length += 100) {
+            append_far(&b, 100);
+            if (i == 1 && length == 100) device->device->limit = device->device->usage.taken + (64 << 10);
+            compare("dense", &b, 1 + length / 100 % 5, &rules[0], 1e-4F);
+        }
+        assert_true(b.there->layers[0].tiers.dense);
+        assert_int_equal(b.there->layers[0].tiers.local.device != NULL, i == 0);
+        device->device->limit = before;
+        mka_memory_reset(b.here);
+        mka_memory_reset(b.there);
+        append(&b, 100);
+        compare("after a reset", &b, 5, &rules[0], 1e-4F);
+        destroy(&b);
+    }
+}
+
+/* ---- no room, and what cannot be done there ---- */
+
+static void a_memory_without_room(void **state) {
+    (void)state;
+    need_device();
+    mka_engine_options options = options_of("opencl");
+    mka_engine *small;
+    mka_memory_options o;
+    mka_memory_defaults(&o);
+    o.heads = 4, o.kv_heads = 2, o.head_dim = 32, o.queries = 100, o.context = 2000;
+    o.plan.window = 64;
+    options.device_memory = 1 << 20;
+    logged[0] = 0;
+    assert_int_equal(mka_engine_create(&options, &small, NULL), MKA_OK);
+    both b = make(small, o, 5);
+    assert_null(b.there->residents);
+    if (!strstr(logged, "the CPU recalls")) fail_msg("it said: %s", logged);
+    for (int length = 0; length < 1000; length += 100) {
+        append(&b, 100);
+        compare("no room", &b, 3, &rules[0], 1e-6F);
+    }
+    destroy(&b);
+    mka_engine_destroy(small);
+}
+
+static void saving_is_refused(void **state) {
+    (void)state;
+    need_device();
+    mka_memory_options o;
+    mka_memory *memory;
+    mka_error error;
+    mka_memory_defaults(&o);
+    o.heads = 2, o.kv_heads = 1, o.head_dim = 32, o.context = 500;
+    assert_int_equal(mka_memory_create(device, &o, &memory, &error), MKA_OK);
+    assert_int_equal(mka_memory_save(memory, "never.mka", &error), MKA_UNSUPPORTED);
+    assert_int_equal(mka_memory_load(memory, "never.mka", &error), MKA_UNSUPPORTED);
+    mka_memory_destroy(memory);
+}
+
+/* ---- sessions ---- */
+
+enum { TOKENS = 1100, LAST = 12, VOCABULARY = 256 };
+
+static mka_session_options tiered(void) {
+    mka_session_options o;
+    mka_session_defaults(&o);
+    o.memory = MKA_MEMORY_TIERED;
+    o.plan.window = 64;
+    o.context = 1200;
+    o.chunk = 100;
+    o.exact = 1;
+    return o;
+}
+
+/* A prompt in chunks, then single tokens, whose logits are kept; what was read, and by head. */
+static void run_session(mka_engine *engine, const char *router, float *logits, mka_used *used, mka_head_used *head) {
+    mka_session_options o = tiered();
+    mka_model *model;
+    mka_session *session;
+    mka_error error;
+    int tokens[TOKENS];
+    for (int i = 0; i < TOKENS; i++) tokens[i] = (37 * i + i / 50 * 11) % VOCABULARY;
+    if (mka_model_random(engine, "tiny", MKA_Q8_0, router, 3, &model, &error) || mka_session_create(model, &o, &session, &error))
+        fail_msg("%s", error.message);
+    if (head) assert_int_equal(mka_session_watch(session, MKA_WATCH_COMPARE, NULL), MKA_OK);
+    if (mka_session_eval(session, tokens, TOKENS - LAST, NULL, NULL, NULL, &error)) fail_msg("%s", error.message);
+    for (int i = 0; i < LAST; i++)
+        if (mka_session_eval(session, tokens + TOKENS - LAST + i, 1, logits + i * VOCABULARY, NULL, NULL, &error))
+            fail_msg("%s", error.message);
+    mka_session_get_used(session, used);
+    if (head) assert_int_equal(mka_session_get_head_used(session, 1, 0, head), 1);
+    mka_session_destroy(session);
+    mka_model_destroy(model);
+}
+
+static void same_logits(const char *what, const float *got, const float *want, float allowed) {
+    float most = 0;
+    for (int i = 0; i < LAST * VOCABULARY; i++) most = fmaxf(most, fabsf(want[i]));
+    for (int i = 0; i < LAST * VOCABULARY; i++)
+        if (!(fabsf(got[i] - want[i]) <= allowed * (most + 1)))
+            fail_msg("%s: logit %d is %g, on the CPU %g", what, i, (double)got[i], (double)want[i]);
+}
+
+static void compare_sessions(const char *what, mka_engine *other, const char *router, int watched) {
+    static float here[LAST * VOCABULARY], there[LAST * VOCABULARY];
+    mka_used used, used_there;
+    mka_head_used head, head_there;
+    run_session(cpu, router, here, &used, watched ? &head : NULL);
+    run_session(other, router, there, &used_there, watched ? &head_there : NULL);
+    same_logits(what, there, here, other->device && other->device->nv ? 1e-2F : 2e-3F);
+    assert_true(used.scored_tokens > 0);
+    near_to(what, "keys read", used_there.scored_tokens, used.scored_tokens);
+    near_to(what, "values read", used_there.read_tokens, used.read_tokens);
+    assert_int_equal(used_there.queries, used.queries);
+    if (!watched) return;
+    assert_int_equal(head_there.compared, head.compared);
+    near_to(what, "a head's keys", head_there.used.scored_tokens, head.used.scored_tokens);
+    double calls = (double)head.compared;
+    if (fabs(head_there.lost_mass - head.lost_mass) > 2e-3 * calls ||
+        fabs(head_there.output_error - head.output_error) > 5e-3 * calls)
+        fail_msg("%s: lost %g and off by %g, on the CPU %g and %g", what, head_there.lost_mass / calls,
+                 head_there.output_error / calls, head.lost_mass / calls, head.output_error / calls);
+}
+
+static void sessions(void **state) {
+    (void)state;
+    need_device();
+    compare_sessions("session", device, NULL, 0);
+    compare_sessions("session that is watched", device, NULL, 1);
+    compare_sessions("mka", device, "mka", 0);
+}
+
+/* Layers are there, but their tiers, or the second layer's, are not. */
+static void sessions_without_room(void **state) {
+    (void)state;
+    need_device();
+    int seen[3] = {0};
+    for (uint64_t bytes = (uint64_t)64 << 20; bytes > 1 << 20 && !(seen[0] && seen[1]); bytes -= bytes / 12) {
+        mka_engine_options options = options_of("opencl");
+        mka_engine *small;
+        mka_model *model;
+        mka_session *session = NULL;
+        mka_session_options o = tiered();
+        mka_error error;
+        options.device_memory = bytes;
+        logged[0] = 0;
+        assert_int_equal(mka_engine_create(&options, &small, NULL), MKA_OK);
+        assert_int_equal(mka_model_random(small, "tiny", MKA_Q8_0, NULL, 3, &model, &error), MKA_OK);
+        mka_status status = mka_session_create(model, &o, &session, &error);
+        mka_session_destroy(session);
+        mka_model_destroy(model);
+        const char *said = strstr(logged, "that of ");
+        int there = status ? -1 : said ? said[8] - '0' : 2;
+        if (there >= 0 && there < 2 && !seen[there]++) compare_sessions("a part of the tiers", small, NULL, 0);
+        mka_engine_destroy(small);
+    }
+    assert_true(seen[0] && seen[1]);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(memories_of_random_shapes),
+        cmocka_unit_test(a_long_memory),
+        cmocka_unit_test(shared_by_lanes),
+        cmocka_unit_test(layers_that_stay_dense),
+        cmocka_unit_test(a_memory_without_room),
+        cmocka_unit_test(saving_is_refused),
+        cmocka_unit_test(sessions),
+        cmocka_unit_test(sessions_without_room),
+    };
+    return cmocka_run_group_tests(tests, start, stop);
+}
