@@ -378,7 +378,7 @@ static void flip_bits(mka_model *model, size_t regions) {
     const mka_snapshot_header *header = (const mka_snapshot_header *)(const void *)i.bytes;
     const mka_snapshot_entry *entries = (const mka_snapshot_entry *)(const void *)(i.bytes + sizeof *header);
     flip(session, &i, 0, "not a saved session");
-    flip(session, &i, offsetof(mka_snapshot_header, version), "version 18 of the format");
+    flip(session, &i, offsetof(mka_snapshot_header, version), "version 19 of the format");
     for (size_t at = offsetof(mka_snapshot_header, order); at < sizeof *header; at++) flip(session, &i, at, "header is damaged");
     flip(session, &i, sizeof *header + 3, "table of regions is damaged");
     for (size_t r = 0; r < header->regions; r++) {

@@ -15,7 +15,7 @@
 
 /* To be raised whenever what a region holds changes its meaning: tiles (simd/cache.h), rows and signs (simd/rows.h), the turn
  * (memory/keycode.c), or the structs that sessions and memories save. */
-#define MKA_SNAPSHOT_VERSION 2
+#define MKA_SNAPSHOT_VERSION 3
 
 enum { MKA_REGION_NAME = 32, MKA_SNAPSHOT_KIND = 8 };
 

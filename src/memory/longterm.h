@@ -8,11 +8,13 @@
  * A segment of the index:
  *
  *   centroids  key tiles of 32, Q8      mean keys of the clusters: a query is scored against them as against any keys
- *   means      value tiles of 32, Q8    their mean values, which stand in for what is not read
+ *   channels   [key_dim] floats         how the squares of keys' distances from them spread over the numbers of a key that is not
+ *                                       turned; sum 1
  *   directory                           how many tokens each has, where they lie, and how far they are from the centroid
  *   middle     [value_dim] floats       the mean value of all
- *   channels   [key_dim] floats         how the squares of those distances spread over the numbers of a key that is not turned;
- * sum 1
+ *   means      value tiles of 32, Q8    mean values of the clusters, which stand in for what is not read
+ *
+ * What every query reads comes first, and in the order in which it does: a scan asks for memory well ahead of itself.
  *
  * Room for capacity is reserved at once; pages are committed as segments close. Keys are stored turned and less the centre. */
 #ifndef MKA_MEMORY_LONGTERM_H
@@ -37,8 +39,8 @@ typedef struct mka_directory {
     float deviation[MKA_CLUSTERS_MOST]; /* root of the mean |key - centroid|^2, as both are stored, and of what rounding a query
                                            adds */
     float worth[MKA_CLUSTERS_MOST];     /* log(deviation / sqrt(tokens)) */
-    float radius[MKA_CLUSTERS_MOST];    /* the largest |key - centroid|, rounded up */
     uint16_t start[MKA_CLUSTERS_MOST + 32]; /* its first row, of the segment's; one more than there are clusters */
+    float radius[MKA_CLUSTERS_MOST];        /* the largest |key - centroid|, rounded up */
 } mka_directory;
 
 typedef struct mka_longterm {
@@ -83,17 +85,17 @@ void mka_longterm_cut(mka_longterm *longterm, int blocks);
 static inline unsigned char *mka_longterm_index(const mka_longterm *l, int head, int segment) {
     return l->index + ((size_t)head * l->segments + (size_t)segment) * l->segment;
 }
-static inline unsigned char *mka_longterm_means(const mka_longterm *l, unsigned char *index) {
-    return index + (size_t)l->tiles * l->key_tile;
+static inline float *mka_longterm_channels(const mka_longterm *l, unsigned char *index) {
+    return (float *)(void *)(index + (size_t)l->tiles * l->key_tile);
 }
 static inline mka_directory *mka_longterm_directory(const mka_longterm *l, unsigned char *index) {
-    return (mka_directory *)(void *)(mka_longterm_means(l, index) + (size_t)l->tiles * l->mean_tile);
+    return (mka_directory *)(void *)(mka_longterm_channels(l, index) + l->shape.key_dim);
 }
 static inline float *mka_longterm_middle(const mka_longterm *l, unsigned char *index) {
     return (float *)(void *)(mka_longterm_directory(l, index) + 1);
 }
-static inline float *mka_longterm_channels(const mka_longterm *l, unsigned char *index) {
-    return mka_longterm_middle(l, index) + l->shape.value_dim;
+static inline unsigned char *mka_longterm_means(const mka_longterm *l, unsigned char *index) {
+    return index + l->segment - (size_t)l->tiles * l->mean_tile;
 }
 static inline size_t mka_longterm_record(const mka_longterm *l, int head, int block) {
     return (size_t)head * l->capacity + (size_t)block;

@@ -1,75 +1,116 @@
-/* recall - the operation as a whole: where its states lie, its phases, and the merge (see recall.h). */
+/* recall - the operation as a whole: where its states lie, how it is shared out, its phases, and the merge (see recall.h). */
 #include <math.h>
 #include <string.h>
 
 #include "base/status.h"
 #include "recall_parts.h"
 
-enum { MOST_QUERIES = 16 };                  /* of one round */
+enum {
+    MOST_QUERIES = 16, /* of one round */
+    MOST_PIECES = 40,  /* of a local tier */
+    PARTS = 256        /* that runs aim for, all pairs together: threads have many each, and merging them takes little */
+};
 static const size_t round_bytes = 16U << 20; /* of segments' states, aimed for */
 
-/* ---- layout: a state is its struct, then its arrays; one function places them and measures ---- */
+/* ---- layout: one function says where a state's arrays lie, and measures ---- */
 
-static void *take(unsigned char *base, size_t *used, size_t count, size_t size) {
-    void *start = base ? base + *used : NULL;
-    *used += (count * size + MKA_ALIGN - 1) / MKA_ALIGN * MKA_ALIGN;
+static float *take(unsigned char *base, size_t *used, size_t count) {
+    float *start = base ? (float *)(void *)(base + *used) : NULL;
+    *used += count * sizeof(float);
     return start;
 }
 
+static size_t align(size_t bytes) {
+    return (bytes + MKA_ALIGN - 1) / MKA_ALIGN * MKA_ALIGN;
+}
+
 /* base NULL: only measures. */
-static size_t place_pair(unsigned char *base, size_t r, int d, pair *p) {
+static size_t place_pair(unsigned char *base, size_t r, size_t d, pair *p) {
     size_t used = 0;
-    take(base, &used, 1, sizeof *p);
-    p->x = take(base, &used, r * (size_t)d, sizeof(float));
-    p->power = take(base, &used, r * (size_t)d, sizeof(float));
-    float **rows[] = {&p->constant, &p->length, &p->log_total, &p->least, &p->bar, &p->unread};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) *rows[i] = take(base, &used, r, sizeof(float));
-    return used;
+    float **rows[] = {&p->constant, &p->length, &p->m, &p->z, &p->log_total, &p->least, &p->bar, &p->unread};
+    p->x = take(base, &used, r * d);
+    p->power = take(base, &used, r * d);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) *rows[i] = take(base, &used, r);
+    return align(used);
 }
 
-static size_t place_segment(unsigned char *base, size_t r, int value_dim, segment *s) {
+/* Without its scores, so that what all segments of a row came to lies close together. */
+static size_t place_segment(unsigned char *base, size_t r, segment *s) {
     size_t used = 0;
-    take(base, &used, 1, sizeof *s);
-    s->scores = take(base, &used, r * SCORE_LDS, sizeof(float));
-    float **rows[] = {&s->gain, &s->m, &s->z, &s->unread};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) *rows[i] = take(base, &used, r, sizeof(float));
-    s->acc = take(base, &used, r * (size_t)value_dim, sizeof(float));
-    return used;
+    s->m = take(base, &used, r);
+    s->z = take(base, &used, r);
+    s->gain = take(base, &used, r);
+    return align(used);
 }
 
-void mka_pair_place(const recall *r, pair *p) {
-    place_pair((unsigned char *)p, (size_t)p->r, r->job->longterm->shape.key_dim, p);
+static size_t place_part(unsigned char *base, size_t r, size_t dim, part *s) {
+    size_t used = 4 * sizeof(int);
+    s->scored = (int *)(void *)base;
+    s->read = base ? s->scored + 1 : NULL;
+    s->tiles = base ? s->scored + 2 : NULL;
+    s->m = take(base, &used, r);
+    s->z = take(base, &used, r);
+    s->unread = take(base, &used, r);
+    used = align(used);
+    s->acc = take(base, &used, r * dim);
+    return align(used);
 }
 
-void mka_segment_place(const recall *r, segment *s) {
-    size_t rows = (size_t)(r->job->heads / r->job->longterm->shape.kv_heads);
-    place_segment((unsigned char *)s, rows, r->job->longterm->shape.value_dim, s);
+static size_t group_of(const recall *r) {
+    return (size_t)(r->job->heads / r->job->longterm->shape.kv_heads);
 }
 
-pair *mka_pair_at(const recall *r, size_t index) {
-    return (pair *)(void *)(r->work->pairs + index * r->work->pair_bytes);
+pair mka_pair_at(const recall *r, size_t index) {
+    const mka_longterm_shape *shape = &r->job->longterm->shape;
+    pair p = {.r = (int)group_of(r), .head = (int)(index % (size_t)shape->kv_heads)};
+    place_pair(r->work->pairs + index * r->work->pair_bytes, group_of(r), (size_t)shape->key_dim, &p);
+    return p;
 }
 
-segment *mka_segment_at(const recall *r, size_t pair_index, int index) {
+segment mka_segment_at(const recall *r, size_t pair_index, int index) {
+    segment s;
     size_t at = pair_index * (size_t)r->work->segments + (size_t)index;
-    return (segment *)(void *)(r->work->segment_states + at * r->work->segment_bytes);
+    place_segment(r->work->segment_states + at * r->work->segment_bytes, group_of(r), &s);
+    s.scores = r->work->scores + at * r->work->score_floats;
+    return s;
+}
+
+part mka_part_at(const recall *r, size_t pair_index, int index) {
+    part s;
+    size_t at = pair_index * (size_t)r->work->parts + (size_t)index;
+    place_part(r->work->part_states + at * r->work->part_bytes, group_of(r), (size_t)r->job->longterm->shape.value_dim, &s);
+    return s;
+}
+
+/* Parts of a pair's long-term tier at most (see divide). */
+static size_t most_parts(size_t heads, size_t segments) {
+    size_t few = PARTS / heads + 1;
+    return segments > few ? segments : few;
 }
 
 void mka_recall_layout(mka_recall_work *w, const mka_recall_limits *limits, int threads, mka_arena *arena) {
     pair p;
     segment s;
+    part t;
     size_t rows = (size_t)limits->head_rows, heads = (size_t)limits->kv_heads;
     w->limits = *limits;
     w->segments = (limits->context + limits->segment - 1) / limits->segment;
-    w->pair_bytes = place_pair(NULL, rows, limits->key_dim, &p);
-    w->segment_bytes = place_segment(NULL, rows, limits->value_dim, &s);
+    w->parts = MOST_PIECES + (int)most_parts(heads, (size_t)w->segments);
+    w->pair_bytes = place_pair(NULL, rows, (size_t)limits->key_dim, &p);
+    w->segment_bytes = place_segment(NULL, rows, &s);
+    w->part_bytes = place_part(NULL, rows, (size_t)limits->value_dim, &t);
+    w->score_floats = rows * SCORE_LDS;
     w->thread_bytes = mka_recall_scratch(limits);
-    size_t fit = round_bytes / (heads * (size_t)w->segments * w->segment_bytes);
+    size_t scored = (size_t)w->segments * (w->segment_bytes + w->score_floats * sizeof(float));
+    size_t fit = round_bytes / (heads * (scored + (size_t)w->parts * w->part_bytes));
     w->queries = fit < 1 ? 1 : fit > MOST_QUERIES ? MOST_QUERIES : (int)fit;
     size_t pairs = (size_t)w->queries * heads;
     w->pairs = mka_arena_take(arena, pairs, w->pair_bytes);
     w->segment_states = mka_arena_take(arena, pairs * (size_t)w->segments, w->segment_bytes);
+    w->scores = mka_arena_take(arena, pairs * (size_t)w->segments, w->score_floats * sizeof(float));
+    w->part_states = mka_arena_take(arena, pairs * (size_t)w->parts, w->part_bytes);
     w->threads = mka_arena_take(arena, (size_t)threads, w->thread_bytes);
+    w->turns = mka_arena_take(arena, (size_t)threads, sizeof *w->turns);
 }
 
 mka_status mka_recall_check(const mka_recall *rule, mka_error *error) {
@@ -86,60 +127,160 @@ mka_status mka_recall_check(const mka_recall *rule, mka_error *error) {
 
 /* ---- merge ---- */
 
-/* Adds the segments' states of one row to that of the local tier, and finishes the row. */
-void mka_recall_merge(const recall *r, size_t pair_index, int i) {
-    const pair *p = mka_pair_at(r, pair_index);
-    int dim = r->job->longterm->shape.value_dim, certified = r->job->rule->contract == MKA_RECALL_CERTIFIED;
-    float m = p->m[i], *out = p->out + (size_t)i * (size_t)dim;
-    for (int n = 0; n < r->segments; n++) m = fmaxf(m, mka_segment_at(r, pair_index, n)->m[i]);
-    float old = p->m[i] > -INFINITY ? expf(p->m[i] - m) : 1, z = p->z[i] * old;
-    double unread = 0;
-    for (int e = 0; e < dim; e++) out[e] *= old;
-    for (int n = 0; n < r->segments; n++) {
-        const segment *s = mka_segment_at(r, pair_index, n);
-        float add = s->m[i] > -INFINITY ? expf(s->m[i] - m) : 0;
-        if (add == 0) continue;
-        r->ops->kernels->axpy(dim, add, s->acc + (size_t)i * (size_t)dim, out);
-        z += s->z[i] * add;
-        unread += (double)(s->unread[i] * add);
+/* Of every row the maximum that its parts are taken relative to. */
+static void merge_maxima(const recall *r, size_t pair_index, float *m) {
+    size_t group = group_of(r), row = mka_recall_row(r, pair_index, 0);
+    memcpy(m, r->job->m + row, group * sizeof *m);
+    for (int n = 0; n < mka_recall_parts(r); n++) {
+        part s = mka_part_at(r, pair_index, n);
+        for (size_t i = 0; i < group; i++) m[i] = fmaxf(m[i], s.m[i]);
     }
-    float inverse = z > 0 ? 1 / z : z; /* no key at all: zero; NaN stays NaN */
-    for (int e = 0; e < dim; e++) out[e] *= inverse;
-    p->unread[i] = (float)(unread / ((double)z + (certified ? unread : 0)));
-    if (r->job->read) r->job->read[p->m - r->job->m + i] = m + logf(fmaxf(certified ? z : z - (float)unread, 0));
+}
+
+/* What a state relative to m counts for where the maximum is most. */
+static float share_of(float m, float most) {
+    if (m == -INFINITY) return 0;
+    return m == most ? 1 : expf(m - most);
+}
+
+static void finish_row(const recall *r, size_t pair_index, int i, float m, float z, double unread) {
+    int certified = r->job->rule->contract == MKA_RECALL_CERTIFIED;
+    mka_pair_at(r, pair_index).unread[i] = (float)(unread / ((double)z + (certified ? unread : 0)));
+    if (r->job->read) r->job->read[mka_recall_row(r, pair_index, i)] = m + logf(fmaxf(certified ? z : z - (float)unread, 0));
+}
+
+void mka_recall_merge(const recall *r, size_t pair_index, int from, int to) {
+    int group = (int)group_of(r), dim = r->job->longterm->shape.value_dim;
+    float m[MOST_ROWS], z[MOST_ROWS];
+    double unread[MOST_ROWS] = {0};
+    size_t row = mka_recall_row(r, pair_index, 0);
+    float *out = r->job->out + row * (size_t)dim + from;
+    merge_maxima(r, pair_index, m);
+    for (int i = 0; i < group; i++) {
+        float old = share_of(r->job->m[row + (size_t)i], m[i]);
+        z[i] = r->job->z[row + (size_t)i] * old;
+        for (int e = 0; e < to - from; e++) out[i * dim + e] *= old;
+    }
+    for (int n = 0; n < mka_recall_parts(r); n++) {
+        part s = mka_part_at(r, pair_index, n);
+        for (int i = 0; i < group; i++) {
+            float add = share_of(s.m[i], m[i]);
+            if (add == 0) continue;
+            r->ops->kernels->axpy(to - from, add, s.acc + i * dim + from, out + i * dim);
+            z[i] += s.z[i] * add;
+            unread[i] += (double)(s.unread[i] * add);
+        }
+    }
+    for (int i = 0; i < group; i++) {
+        float inverse = z[i] > 0 ? 1 / z[i] : z[i]; /* no key at all: zero; NaN stays NaN */
+        for (int e = 0; e < to - from; e++) out[i * dim + e] *= inverse;
+        if (from == 0) finish_row(r, pair_index, i, m[i], z[i], unread[i]);
+    }
+}
+
+/* ---- sharing out ---- */
+
+/* Item of the phases that score and read: (key/value head, run, query), queries of a run next to each other. */
+typedef struct item {
+    size_t pair;
+    int run, cut;
+} item;
+
+static item item_of(const recall *r, size_t index, size_t cuts) {
+    size_t n = (size_t)r->n, unit = index / cuts, runs = (size_t)r->runs;
+    size_t head = unit / n / runs;
+    return (item){unit % n * (size_t)r->job->longterm->shape.kv_heads + head, (int)(unit / n % runs), (int)(index % cuts)};
+}
+
+/* The node that holds what a run reads first. */
+static int place_of_run(const void *work, size_t index) {
+    const recall *r = work;
+    const mka_longterm *l = r->job->longterm;
+    size_t heads = (size_t)l->shape.kv_heads;
+    item it = item_of(r, index, 1);
+    size_t token = (size_t)it.run * (size_t)r->run * (size_t)l->shape.segment;
+    return mka_places_of(r->ops->places, (int)heads, (int)(it.pair % heads), token / mka_places_stretch(l->capacity * MKA_BLOCK));
+}
+
+static int place_of_cut(const void *work, size_t index) {
+    return place_of_run(work, index / (size_t)((const recall *)work)->cuts);
+}
+
+/* Items of a phase are handed out one by one: they differ in length, and their results do not depend on who does them. Without
+ * places a thread's own are every threads-th, the same ones in both phases, as what it has scored is in its caches; then it
+ * helps others. */
+static int next_item(recall *r, int phase, int thread, int threads, int here, size_t count, size_t *index) {
+    if (r->ops->places)
+        return mka_deal_take(&r->deal[phase], r->ops->places, here, count, phase ? place_of_cut : place_of_run, r, index);
+    for (int i = 0; i < threads; i++) {
+        int owner = thread + i < threads ? thread + i : thread + i - threads;
+        atomic_size_t *next = &r->work->turns[owner].next[phase];
+        size_t own = (count + (size_t)(threads - 1 - owner)) / (size_t)threads;
+        if (atomic_load_explicit(next, memory_order_relaxed) >= own) continue;
+        size_t turn = atomic_fetch_add_explicit(next, 1, memory_order_relaxed);
+        if (turn >= own) continue;
+        *index = (size_t)owner + turn * (size_t)threads;
+        return 1;
+    }
+    return 0;
 }
 
 /* ---- phases ---- */
 
-/* The node that holds what an item reads. */
-static int place_of_item(const void *work, size_t item) {
-    const recall *r = work;
-    const mka_longterm *l = r->job->longterm;
-    size_t heads = (size_t)l->shape.kv_heads, pairs = (size_t)r->n * heads, token = item / pairs * (size_t)l->shape.segment;
-    return mka_places_of(r->ops->places, (int)heads, (int)(item % heads), token / mka_places_stretch(l->capacity * MKA_BLOCK));
+static void attend_pieces(const recall *r, int thread, int threads) {
+    unsigned char *scratch = r->ops->thread_scratch + (size_t)thread * r->ops->thread_bytes;
+    size_t begin, end, pieces = (size_t)r->pieces;
+    mka_share(pieces * (size_t)r->job->longterm->shape.kv_heads, 1, thread, threads, &begin, &end);
+    for (size_t i = begin; i < end; i++) {
+        int index = (int)(i % pieces), second = index >= r->local[0].count;
+        part s = mka_part_at(r, i / pieces, index);
+        memset(s.unread, 0, group_of(r) * sizeof *s.unread);
+        mka_attend_piece(&r->local[second], (int)(i / pieces), index - (second ? r->local[0].count : 0), scratch, s.m, s.z,
+                         s.acc);
+    }
 }
 
-/* Items of a phase are handed out one by one: they differ in length, and their results do not depend on who does them. */
-static int next_item(recall *r, int phase, int here, size_t count, size_t *item) {
-    return mka_deal_take(&r->deal[phase], r->ops->places, here, count, place_of_item, r, item);
+/* Scores a run; the thread's next one is likely to be its own. */
+static void score_run(const recall *r, size_t index, size_t threads, unsigned char *scratch) {
+    const mka_longterm *l = r->job->longterm;
+    size_t heads = (size_t)l->shape.kv_heads, count = (size_t)r->n * heads * (size_t)r->runs;
+    item it = item_of(r, index, 1), then = item_of(r, index + threads < count ? index + threads : index, 1);
+    int end = (it.run + 1) * r->run < r->segments ? (it.run + 1) * r->run : r->segments;
+    for (int s = it.run * r->run; s < end; s++) {
+        const unsigned char *next = s + 1 < end ? mka_longterm_index(l, (int)(it.pair % heads), s + 1)
+                                                : mka_longterm_index(l, (int)(then.pair % heads), then.run * r->run);
+        mka_recall_score(r, it.pair, s, next, scratch);
+    }
 }
 
 static void share(void *argument, int thread, int threads) {
     recall *r = argument;
-    size_t pairs = (size_t)r->n * (size_t)r->job->longterm->shape.kv_heads, items = pairs * (size_t)r->segments, item;
-    unsigned char *scratch = r->work->threads + (size_t)thread * r->work->thread_bytes;
-    int here = mka_places_here(r->ops->places, thread);
-    for (size_t i = (size_t)thread; i < pairs; i += (size_t)threads) mka_recall_prepare(r, i);
-    mka_pool_barrier(r->ops->pool);
-    while (next_item(r, 0, here, items, &item)) /* pairs of one segment follow each other: its centroids stay in the cache */
-        mka_recall_score(r, item % pairs, (int)(item / pairs), scratch);
-    mka_pool_barrier(r->ops->pool);
-    for (size_t i = (size_t)thread; i < pairs; i += (size_t)threads) mka_recall_choose(r, i);
-    mka_pool_barrier(r->ops->pool);
-    while (next_item(r, 1, here, items, &item)) mka_recall_read(r, item % pairs, (int)(item / pairs), scratch);
-    mka_pool_barrier(r->ops->pool);
-    size_t rows = (size_t)(r->job->heads / r->job->longterm->shape.kv_heads);
-    for (size_t i = (size_t)thread; i < pairs * rows; i += (size_t)threads) mka_recall_merge(r, i / rows, (int)(i % rows));
+    mka_pool *pool = r->ops->pool;
+    size_t pairs = (size_t)r->n * (size_t)r->job->longterm->shape.kv_heads, group = group_of(r), rows = pairs * group, index;
+    size_t runs = pairs * (size_t)r->runs, t = (size_t)thread, step = (size_t)threads;
+    unsigned char *scratch = r->work->threads + t * r->work->thread_bytes;
+    int here = mka_places_here(r->ops->places, thread), dim = r->job->longterm->shape.value_dim;
+    for (size_t i = t; i < rows; i += step) mka_recall_prepare(r, i / group, (int)(i % group));
+    atomic_store_explicit(&r->work->turns[thread].next[1], 0, memory_order_relaxed);
+    mka_pool_barrier(pool);
+    if (r->pieces) attend_pieces(r, thread, threads);
+    while (next_item(r, 0, thread, threads, here, runs, &index)) score_run(r, index, step, scratch);
+    mka_pool_barrier(pool);
+    atomic_store_explicit(&r->work->turns[thread].next[0], 0, memory_order_relaxed); /* for the next run */
+    for (size_t i = t; i < rows; i += step) mka_recall_total(r, i / group, (int)(i % group));
+    mka_pool_barrier(pool);
+    if (mka_recall_chooses_together(r->job->rule)) {
+        for (size_t i = t; i < pairs; i += step) mka_recall_choose(r, i);
+        mka_pool_barrier(pool);
+    }
+    while (next_item(r, 1, thread, threads, here, runs * (size_t)r->cuts, &index)) {
+        item it = item_of(r, index, (size_t)r->cuts);
+        mka_recall_read(r, it.pair, it.run, it.cut, scratch);
+    }
+    mka_pool_barrier(pool);
+    size_t slices = dim % 64 == 0 ? (size_t)dim / 32 : 1;
+    for (size_t i = t; i < pairs * slices; i += step)
+        mka_recall_merge(r, i / slices, dim / (int)slices * (int)(i % slices), dim / (int)slices * (int)(i % slices + 1));
 }
 
 void mka_used_add(mka_used *to, const mka_used *more) {
@@ -159,18 +300,19 @@ void mka_used_add(mka_used *to, const mka_used *more) {
 static mka_used used_by(const recall *r, size_t pair_index) {
     const mka_longterm *l = r->job->longterm;
     mka_contract contract = r->job->rule->contract;
-    uint64_t segments = (uint64_t)r->segments, tiles = (uint64_t)l->tiles;
+    uint64_t segments = (uint64_t)r->segments, tiles = (uint64_t)l->tiles, heads = (uint64_t)l->shape.kv_heads;
     mka_used u = {.queries = 1, .long_tokens = segments * (uint64_t)l->shape.segment};
-    for (int s = 0; s < r->segments; s++) {
-        const segment *state = mka_segment_at(r, pair_index, s);
-        u.scored_tokens += (uint64_t)state->scored;
-        u.read_tokens += (uint64_t)state->read;
-        u.mean_bytes += (uint64_t)state->tiles * l->mean_tile;
+    for (int i = r->pieces; i < mka_recall_parts(r); i++) {
+        part state = mka_part_at(r, pair_index, i);
+        u.scored_tokens += (uint64_t)*state.scored;
+        u.read_tokens += (uint64_t)*state.read;
+        u.mean_bytes += (uint64_t)*state.tiles * l->mean_tile;
     }
+    for (int i = 0; i < 2 && r->pieces; i++) u.local_bytes += r->local[i].bytes / heads;
     u.key_bytes = u.scored_tokens * l->key_row;
     u.value_bytes = u.read_tokens * l->value_row;
-    const pair *p = mka_pair_at(r, pair_index);
-    for (int i = 0; i < p->r; i++) u.unread_mass += (double)p->unread[i] / p->r;
+    pair p = mka_pair_at(r, pair_index);
+    for (int i = 0; i < p.r; i++) u.unread_mass += (double)p.unread[i] / p.r;
     if (contract != MKA_RECALL_DENSE) u.scan_bytes = segments * (l->segment - tiles * l->mean_tile);
     if (contract == MKA_RECALL_CERTIFIED) u.lost_bound = (double)r->job->rule->eps;
     return u;
@@ -185,11 +327,27 @@ static void add_used(const recall *r) {
     }
 }
 
+/* Into how many parts the round's tokens go. */
+static void divide(recall *r) {
+    const mka_recall_job *job = r->job;
+    int pairs = r->n * job->longterm->shape.kv_heads;
+    r->run = (int)(((size_t)r->segments * (size_t)pairs + PARTS - 1) / PARTS);
+    if (r->run < 1 || r->n > 1) r->run = 1;
+    r->runs = (r->segments + r->run - 1) / r->run;
+    r->cuts = 1;
+    while (r->cuts * 2 <= job->longterm->tiles && r->runs * pairs * r->cuts * 2 <= PARTS / 2) r->cuts *= 2;
+    for (int i = 0; i < 2 && job->local; i++) {
+        mka_attend_cut(&r->local[i], r->ops, &job->local[i], i ? MOST_PIECES - r->pieces : MOST_PIECES / 4);
+        r->pieces += r->local[i].count;
+    }
+}
+
 mka_status mka_recall_run(mka_recall_work *work, mka_ops *ops, const mka_recall_job *job, mka_error *error) {
     int segments = job->blocks / job->longterm->segment_blocks;
     for (int first = 0; first < job->n; first += work->queries) {
         recall r = {.job = job, .work = work, .ops = ops, .first = first, .segments = segments};
         r.n = job->n - first < work->queries ? job->n - first : work->queries;
+        divide(&r);
         mka_pool_run(ops->pool, share, &r);
         if (atomic_load(&r.failed)) return mka_fail(error, r.error.status, "%s", r.error.message);
         if (job->used || job->heads_used) add_used(&r);

@@ -1,13 +1,12 @@
 /* recall - attention over the long-term tier: score the clusters, choose, read the rows that matter, estimate the rest.
  *
- *   item of phase 1 and 3 = (query, key/value head, segment); of the others (query, key/value head), and of phase 4
- *   (query, query head)
- *
- *   0 prepare   turns the query rows of the head's group
- *   1 score     the estimated weights of a segment's clusters (certified: upper bounds of them), and their sum
- *   2 choose    from which weight on clusters of the head are read, once all its estimates are known
- *   3 read      rows of the chosen clusters, exactly; mean values for the others: (m, z, acc) of the segment
- *   4 merge     the segments and the local tier's state
+ *   0 prepare   turns the query rows                                                              an item = (query, query head)
+ *   1 attend    the local tier, for a decoded token: by itself it would not feed all threads      (key/value head, piece)
+ *     score     the estimated weights of a segment's clusters (certified: upper bounds of them), and their sum
+ *                                                                                    (query, key/value head, run of segments)
+ *   2 total     all estimates of a row together, and from which weight on clusters of the head are read     as 0
+ *   3 read      rows of the chosen clusters, exactly; mean values for the others: (m, z, acc) of the part    as 1, or cuts of it
+ *   4 merge     the parts, and what out comes with                                                  as 0, or slices of it
  *
  * Phases are separated by barriers of one run of the threads. Items never share sums, so that results do not depend on the number
  * of threads. */
@@ -15,6 +14,8 @@
 #define MKA_MEMORY_RECALL_H
 
 #include <mka/memory.h>
+#include <stdalign.h>
+#include <stdatomic.h>
 
 #include "longterm.h"
 #include "ops/ops.h"
@@ -46,25 +47,35 @@ typedef struct mka_recall_limits {
     int context;            /* tokens */
 } mka_recall_limits;
 
+/* How many of its items a thread has begun, in the phases that score and read; 0 between calls. */
+typedef struct mka_recall_turns {
+    alignas(64) atomic_size_t next[2];
+} mka_recall_turns;
+
 typedef struct mka_recall_work {
     mka_recall_limits limits;
-    int queries, segments;                           /* of one round */
-    size_t pair_bytes, segment_bytes, thread_bytes;  /* of one (query, head), one segment of it, one thread */
-    unsigned char *pairs, *segment_states, *threads; /* [queries * kv_heads], [.. * segments], [threads] */
+    int queries, segments, parts;                 /* of one round; of one (query, head) */
+    size_t pair_bytes, segment_bytes, part_bytes; /* of one (query, head), one segment and one part of it */
+    size_t score_floats, thread_bytes;            /* of one segment, one thread */
+    unsigned char *pairs, *segment_states;        /* [queries * kv_heads], [.. * segments] */
+    unsigned char *part_states, *threads;         /* [queries * kv_heads * parts], [threads] */
+    float *scores;                                /* [queries * kv_heads * segments] */
+    mka_recall_turns *turns;                      /* [threads] */
 } mka_recall_work;
 
 /* Lays the buffers out in arena (measuring or carving; see base/arena.h). threads: of the engine. */
 void mka_recall_layout(mka_recall_work *work, const mka_recall_limits *limits, int threads, mka_arena *arena);
 
 /* n queries that all see the first blocks blocks. q [n][heads][key_dim]; m, z [n][heads] and out [n][heads][value_dim] come with
- * the state of the local tier (as mka_attend_job leaves them) and leave with out finished. used is added to. MKA_IO: rows could
- * not be read, out means nothing. */
+ * the state of the local tier (as mka_attend_job leaves them), or of nothing where that is part of the job, and leave with out
+ * finished. used is added to. MKA_IO: rows could not be read, out means nothing. */
 typedef struct mka_recall_job {
     mka_longterm *longterm;
     int blocks, n, heads;
     float scale;
     const float *q;
     float *m, *z, *out;
+    const mka_attend_job *local; /* NULL, or [2]: attention of the local tier, of one query (n is 1) */
     const mka_recall *rule;
     mka_used *used;
     mka_head_used *heads_used; /* NULL, or [kv_heads]: their used is added to as well */

@@ -1,69 +1,102 @@
-/* recall_parts - what the files of the recall operation share: the state of a (query, head) pair and of a segment of it. */
+/* recall_parts - what the files of the recall operation share: the states of a (query, head) pair, of its segments and parts. */
 #ifndef MKA_MEMORY_RECALL_PARTS_H
 #define MKA_MEMORY_RECALL_PARTS_H
 
-#include <stdatomic.h>
+#include <math.h>
 
+#include "ops/attend.h"
 #include "recall.h"
 
 enum {
     SCORE_LDS = MKA_CLUSTERS_MOST + 16,
-    BATCH = 64, /* rows read at once */
+    BATCH = 128, /* rows read at once */
     BATCH_LDS = BATCH + 16,
     MOST_ROWS = 64 /* query heads of a group */
 };
 
-/* One query and one key/value head: r rows, those of the group's query heads. */
+/* One query and one key/value head: r rows, those of the group's query heads. This and the next two are views, which say where
+ * numbers lie: what threads hand each other is numbers alone, close together. */
 typedef struct pair {
     int r, head;
-    float *x;           /* [r][key_dim] turned and scaled */
-    float *power;       /* [r][key_dim] squares of the scaled query before it was turned */
-    float *constant;    /* [r] x . centre */
-    float *length;      /* [r] |x|, rounded up */
-    float *log_total;   /* [r] logarithm of the estimated partition sum */
-    float *least;       /* [r] logarithm of the weights up to which a token's value is not read; -inf: all are */
-    float change;       /* by which leaving one cluster unread may change the output */
-    float *bar;         /* [r] clusters whose key (recall_score.c) is larger are read */
-    const float *m, *z; /* [r] of the local tier */
-    float *out;         /* [r][value_dim] */
-    float *unread;      /* [r] share of the partition sum that was estimated or left out, once the row is done */
+    float *x;         /* [r][key_dim] turned and scaled */
+    float *power;     /* [r][key_dim] squares of the scaled query before it was turned */
+    float *constant;  /* [r] x . centre */
+    float *length;    /* [r] |x|, rounded up */
+    float *m, *z;     /* [r] of the local tier, once phase 2 is done */
+    float *log_total; /* [r] logarithm of the estimated partition sum */
+    float *least;     /* [r] logarithm of the weights up to which a token's value is not read; -inf: all are */
+    float *bar;       /* [r] clusters whose key (recall_score.c) is larger are read */
+    float *unread;    /* [r] share of the partition sum that was estimated or left out, once the row is done */
 } pair;
 
+/* A segment as a pair has scored it. */
 typedef struct segment {
-    int scored, read;   /* tokens */
-    int tiles;          /* of mean values that were read */
-    float *scores;      /* [r][SCORE_LDS] of clusters: logarithms of their weights; certified: of what these can be at most */
-    float *gain;        /* [r] the deviation of scores within a cluster, over that of its keys */
-    float *m, *z, *acc; /* [r], [r], [r][value_dim] */
-    float *unread;      /* [r] part of z that was estimated, or weights that were left out */
+    float *scores; /* [r][SCORE_LDS] of clusters: logarithms of their weights; certified: of what these can be at most */
+    float *gain;   /* [r] the deviation of scores within a cluster, over that of its keys */
+    float *m, *z;  /* [r] sum of the weights */
 } segment;
 
+/* What attention over some of a pair's tokens has come to: those of a run of segments, of some clusters of one, or of a piece of
+ * the local tier. */
+typedef struct part {
+    int *scored, *read; /* tokens */
+    int *tiles;         /* of mean values that were read */
+    float *m, *z;       /* [r] */
+    float *unread;      /* [r] part of z that was estimated, or weights that were left out */
+    float *acc;         /* [r][value_dim] */
+} part;
+
+/* A pair's tokens are read in parts: pieces of the local tier, where the job has one, then runs of segments or cuts of them, so
+ * that there are enough parts for the threads and not too many to merge. That depends on the lengths alone. */
 typedef struct recall {
     const mka_recall_job *job;
     mka_recall_work *work;
     mka_ops *ops;
     int first, n; /* queries of this round */
     int segments;
+    int run, runs;              /* segments of a run, and runs */
+    int cuts;                   /* of a run of one segment; 1 for longer ones */
+    int pieces;                 /* of the local tier */
+    mka_attend_pieces local[2]; /* those pieces, one job after the other */
     atomic_int failed;
     mka_error error; /* of the first failure */
     mka_deal deal[2];
 } recall;
 
-pair *mka_pair_at(const recall *r, size_t index);
-segment *mka_segment_at(const recall *r, size_t pair_index, int index);
+pair mka_pair_at(const recall *r, size_t index);
+segment mka_segment_at(const recall *r, size_t pair_index, int index);
+part mka_part_at(const recall *r, size_t pair_index, int index);
 
-/* Points a state's arrays to what follows it. */
-void mka_pair_place(const recall *r, pair *p);
-void mka_segment_place(const recall *r, segment *s);
+/* Where the job has row i of a pair: query * heads + query head. */
+static inline size_t mka_recall_row(const recall *r, size_t pair_index, int i) {
+    size_t kv_heads = (size_t)r->job->longterm->shape.kv_heads, group = (size_t)r->job->heads / kv_heads;
+    return ((size_t)r->first * kv_heads + pair_index) * group + (size_t)i;
+}
 
-void mka_recall_prepare(const recall *r, size_t pair_index);
-void mka_recall_score(const recall *r, size_t pair_index, int segment_index, unsigned char *scratch);
+/* By which leaving one cluster unread may change the output. */
+static inline float mka_recall_change(const recall *r) {
+    return MKA_RECALL_ERROR / sqrtf((float)(r->segments * r->job->longterm->clusters));
+}
+
+/* The parts of a pair: first those of the local tier. */
+static inline int mka_recall_parts(const recall *r) {
+    return r->pieces + r->runs * r->cuts;
+}
+
+void mka_recall_prepare(const recall *r, size_t pair_index, int row);
+/* next: NULL, or the index of the segment that this thread is likely to score next. */
+void mka_recall_score(const recall *r, size_t pair_index, int segment_index, const unsigned char *next, unsigned char *scratch);
+/* The totals of a row, and what the pair's clusters are chosen by where that depends on the row alone: */
+void mka_recall_total(const recall *r, size_t pair_index, int row);
+/* or else on all rows' totals. 0: it does not. */
+int mka_recall_chooses_together(const mka_recall *rule);
 void mka_recall_choose(const recall *r, size_t pair_index);
-void mka_recall_read(recall *r, size_t pair_index, int segment_index, unsigned char *scratch);
-void mka_recall_merge(const recall *r, size_t pair_index, int row);
+void mka_recall_read(recall *r, size_t pair_index, int run, int cut, unsigned char *scratch);
+/* Adds the parts' states to what the pair's rows have, in numbers from..to - 1 of their outputs, and finishes them. */
+void mka_recall_merge(const recall *r, size_t pair_index, int from, int to);
 
-/* The clusters of a segment that are to be read, a bit each. */
-void mka_recall_wanted(const recall *r, const pair *p, const segment *s, int segment_index,
+/* Of clusters from..to - 1 of a segment, both multiples of 32, those that are to be read, a bit each: bit 0 is cluster from. */
+void mka_recall_wanted(const recall *r, const pair *p, const segment *s, int segment_index, int from, int to,
                        uint64_t wanted[MKA_CLUSTERS_MOST / 64]);
 
 /* Bytes of a thread's scratch that scoring and reading need. */

@@ -1,31 +1,42 @@
-/* recall_read - the reading phase of recall: rows of the chosen clusters exactly, and mean values for the rest of a segment. */
+/* recall_read - the reading phase of recall: rows of the chosen clusters exactly, and mean values for the rest of a segment.
+ *
+ * Weights are relative to the estimated total of a row, which the choice has found: with that as the first maximum of the online
+ * softmax nothing has to be scaled afterwards, but where a key proves to weigh far more than all was estimated to.
+ *
+ * Rows lie where no hardware looks ahead. So keys are asked for as soon as their clusters are known, and the estimate of the
+ * others is made meanwhile; and values as soon as weights tell which, while mean values are mixed. */
 #include <math.h>
 #include <string.h>
 
 #include "base/status.h"
 #include "recall_parts.h"
 
+/* Rows of a cluster that lie in one record. */
+typedef struct stretch {
+    int at, count; /* in the batch */
+    int cluster, row;
+    size_t record;
+} stretch;
+
 /* What a thread reads with. */
 typedef struct reader {
     recall *r;
-    const pair *p;
-    segment *s;
-    int index;      /* of the segment */
-    float *scores;  /* [r][BATCH_LDS] */
-    float *change;  /* [r] */
-    float *back;    /* [r] from a weight relative to the present m to one relative to the total */
-    float *dropped; /* [clusters][r] weights of tokens whose values were not read, relative to the total */
-    int tokens[BATCH], clusters[BATCH];
-    const unsigned char *records[BATCH];
-    const void *rows[BATCH];
-    int count;
+    pair p;
+    segment s;
+    part t;
+    int index, from, to; /* the segment, and clusters of it */
+    float *scores;       /* [r][BATCH_LDS] */
+    float *change, *ones, *least;
+    stretch stretches[BATCH];
+    int keep[BATCH];
+    const void *keys[BATCH], *values[BATCH];
+    int stretch_count, count, kept; /* kept: values to be mixed, with weights at the front of scores */
     int wanted[MKA_CLUSTERS_MOST], wanted_count;
 } reader;
 
 size_t mka_recall_scratch(const mka_recall_limits *limits) {
     size_t r = (size_t)limits->head_rows;
-    size_t read = (r * (BATCH_LDS + 2) + r * MKA_CLUSTERS_MOST) * sizeof(float) + sizeof(reader);
-    size_t score = SCORE_LDS * sizeof(float);
+    size_t read = r * (BATCH_LDS + 3) * sizeof(float) + sizeof(reader), score = SCORE_LDS * sizeof(float);
     return ((read > score ? read : score) + MKA_ALIGN - 1) / MKA_ALIGN * MKA_ALIGN;
 }
 
@@ -34,147 +45,215 @@ static void fail(recall *r, const mka_error *error) {
     if (atomic_compare_exchange_strong(&r->failed, &none, 1)) r->error = *error;
 }
 
-/* The tokens' records, pinned until release_batch. Neighbours share theirs. Returns 0 on failure. */
+static int is_estimated(const reader *d) {
+    return d->r->job->rule->contract == MKA_RECALL_ESTIMATED;
+}
+
+/* A row's weights so far are to count change times as much. */
+static void scale_row(const reader *d, int i, float change) {
+    int dim = d->r->job->longterm->shape.value_dim;
+    float *weights = d->s.scores + (size_t)i * SCORE_LDS;
+    if (change == 1) return;
+    d->t.unread[i] *= change;
+    for (int e = 0; e < dim; e++) d->t.acc[(size_t)i * (size_t)dim + (size_t)e] *= change;
+    for (int c = d->from; c < d->to && is_estimated(d); c++) weights[c] *= change;
+}
+
+/* ---- a batch of rows ---- */
+
+/* The stretches' records, pinned until release_batch. Returns 0 on failure. */
 static int pin_batch(reader *d) {
     mka_longterm *l = d->r->job->longterm;
-    for (int n = 0; n < d->count; n++) mka_records_ask(&l->records, mka_longterm_record(l, d->p->head, d->tokens[n] / MKA_BLOCK));
-    for (int n = 0; n < d->count; n++) {
-        int block = d->tokens[n] / MKA_BLOCK;
+    for (int n = 0; n < d->stretch_count; n++) mka_records_ask(&l->records, d->stretches[n].record);
+    for (int n = 0; n < d->stretch_count; n++) {
+        const stretch *s = &d->stretches[n];
         mka_error error;
-        d->records[n] = mka_records_get(&l->records, mka_longterm_record(l, d->p->head, block), &error);
-        if (d->records[n]) continue;
-        fail(d->r, &error);
-        d->count = n;
-        return 0;
+        const unsigned char *record = mka_records_get(&l->records, s->record, &error);
+        if (!record) {
+            fail(d->r, &error);
+            d->stretch_count = n;
+            return 0;
+        }
+        for (int k = 0; k < s->count; k++) {
+            d->keys[s->at + k] = record + (size_t)(s->row + k) * l->key_row;
+            d->values[s->at + k] = record + MKA_BLOCK * l->key_row + (size_t)(s->row + k) * l->value_row;
+        }
     }
     return 1;
 }
 
 static void release_batch(reader *d) {
-    mka_longterm *l = d->r->job->longterm;
-    for (int n = 0; n < d->count; n++)
-        mka_records_release(&l->records, mka_longterm_record(l, d->p->head, d->tokens[n] / MKA_BLOCK));
-    d->count = 0;
+    for (int n = 0; n < d->stretch_count; n++) mka_records_release(&d->r->job->longterm->records, d->stretches[n].record);
+    d->stretch_count = d->count = d->kept = 0;
 }
 
-/* Takes from z what will be estimated, or left out. */
-static void drop_token(reader *d, int n) {
-    const pair *p = d->p;
-    segment *s = d->s;
-    int estimated = d->r->job->rule->contract == MKA_RECALL_ESTIMATED;
+/* Which tokens some row of the group gives a weight that counts. */
+static void judge_batch(reader *d) {
+    const pair *p = &d->p;
+    for (int i = 0; i < p->r; i++) d->least[i] = p->least[i] > -INFINITY ? expf(fminf(p->least[i] - d->t.m[i], 80.0F)) : -1.0F;
+    memset(d->keep, 0, (size_t)d->count * sizeof *d->keep);
     for (int i = 0; i < p->r; i++) {
-        float *weight = d->scores + (size_t)i * BATCH_LDS + n;
-        s->z[i] -= *weight;
-        if (estimated)
-            d->dropped[(size_t)d->clusters[n] * (size_t)p->r + (size_t)i] += *weight * d->back[i];
-        else
-            s->unread[i] += *weight;
-        *weight = 0;
+        const float *weights = d->scores + (size_t)i * BATCH_LDS, least = d->least[i];
+        for (int n = 0; n < d->count; n++) d->keep[n] |= !(weights[n] <= least);
     }
 }
 
-/* 1 where no row of the group gives the token a weight that counts. */
-static int negligible(const reader *d, int n, const float *least) {
-    for (int i = 0; i < d->p->r; i++)
-        if (!(d->scores[(size_t)i * BATCH_LDS + n] <= least[i])) return 0;
+/* Takes from z what will be estimated, or left out: the weights of tokens whose values are not read. */
+static void drop_rest(reader *d) {
+    for (int i = 0; i < d->p.r; i++) {
+        const float *weights = d->scores + (size_t)i * BATCH_LDS;
+        float all = 0;
+        for (int n = 0; n < d->stretch_count; n++) {
+            const stretch *s = &d->stretches[n];
+            float sum = 0;
+            for (int k = s->at; k < s->at + s->count; k++) sum += d->keep[k] ? 0 : weights[k];
+            if (is_estimated(d)) d->s.scores[(size_t)i * SCORE_LDS + (size_t)s->cluster] += sum;
+            all += sum;
+        }
+        d->t.z[i] -= all;
+        d->t.unread[i] += all;
+    }
+}
+
+/* The weights that are kept move to the front, and their values are asked for. */
+static void keep_rest(reader *d) {
+    const mka_longterm *l = d->r->job->longterm;
+    for (int n = 0; n < d->count; n++) {
+        if (!d->keep[n]) continue;
+        const char *row = d->values[n];
+        for (size_t b = 0; b < l->value_row; b += 64) __builtin_prefetch(row + b);
+        __builtin_prefetch(row + l->value_row - 1);
+        d->values[d->kept] = row;
+        d->keep[d->kept++] = n;
+    }
+    for (int i = 0; i < d->p.r && d->kept < d->count; i++) {
+        float *weights = d->scores + (size_t)i * BATCH_LDS;
+        for (int n = 0; n < d->kept; n++) weights[n] = weights[d->keep[n]];
+    }
+}
+
+/* Scores the rows gathered so far. Returns 0 on failure. */
+static int score_batch(reader *d) {
+    const mka_longterm *l = d->r->job->longterm;
+    const mka_kernels *kernels = d->r->ops->kernels;
+    const pair *p = &d->p;
+    if (!pin_batch(d)) return 0;
+    kernels->rows_score[l->shape.key_type](p->r, l->shape.key_dim, d->count, p->x, d->keys, 1.0F, d->scores, BATCH_LDS);
+    for (int i = 0; i < p->r; i++)
+        for (int n = 0; n < d->count; n++) d->scores[(size_t)i * BATCH_LDS + (size_t)n] += p->constant[i];
+    kernels->online(p->r, d->count, d->scores, BATCH_LDS, d->t.m, d->t.z, d->change);
+    for (int i = 0; i < p->r; i++) scale_row(d, i, d->change[i]);
+    *d->t.scored += d->count;
+    if (d->r->job->rule->contract == MKA_RECALL_DENSE) {
+        d->kept = d->count;
+        return 1;
+    }
+    judge_batch(d);
+    drop_rest(d);
+    keep_rest(d);
     return 1;
-}
-
-/* The weights, relative to the present m, up to which a row's tokens are not worth their values. */
-static void least_weights(const reader *d, float *least) {
-    int estimated = d->r->job->rule->contract == MKA_RECALL_ESTIMATED;
-    for (int i = 0; i < d->p->r; i++) {
-        least[i] = d->p->least[i] > -INFINITY ? expf(fminf(d->p->least[i] - d->s->m[i], 80.0F)) : -1.0F;
-        d->back[i] = estimated ? expf(fminf(d->s->m[i] - d->p->log_total[i], 80.0F)) : 0.0F;
-    }
 }
 
 static void mix_batch(reader *d) {
     const mka_longterm *l = d->r->job->longterm;
-    const pair *p = d->p;
-    segment *s = d->s;
-    int kept = 0, dim = l->shape.value_dim;
-    float *least = d->change; /* done with once acc is scaled */
-    for (int i = 0; i < p->r; i++) {
-        s->unread[i] *= d->change[i];
-        if (d->change[i] != 1)
-            for (int e = 0; e < dim; e++) s->acc[(size_t)i * (size_t)dim + (size_t)e] *= d->change[i];
-    }
-    if (d->r->job->rule->contract == MKA_RECALL_DENSE)
-        for (int i = 0; i < p->r; i++) least[i] = -1.0F;
-    else
-        least_weights(d, least);
-    for (int n = 0; n < d->count; n++) {
-        if (negligible(d, n, least)) {
-            drop_token(d, n);
-            continue;
-        }
-        for (int i = 0; i < p->r; i++) d->scores[(size_t)i * BATCH_LDS + kept] = d->scores[(size_t)i * BATCH_LDS + n];
-        d->rows[kept++] = d->records[n] + MKA_BLOCK * l->key_row + (size_t)(d->tokens[n] % MKA_BLOCK) * l->value_row;
-    }
-    d->r->ops->kernels->rows_mix[l->shape.value_type](p->r, dim, kept, d->scores, BATCH_LDS, d->rows, s->acc);
-    s->read += kept;
-}
-
-/* Reads the tokens gathered so far. */
-static void flush(reader *d) {
-    const mka_longterm *l = d->r->job->longterm;
-    const mka_kernels *kernels = d->r->ops->kernels;
-    const pair *p = d->p;
-    if (d->count && pin_batch(d)) {
-        for (int n = 0; n < d->count; n++) d->rows[n] = d->records[n] + (size_t)(d->tokens[n] % MKA_BLOCK) * l->key_row;
-        kernels->rows_score[l->shape.key_type](p->r, l->shape.key_dim, d->count, p->x, d->rows, 1.0F, d->scores, BATCH_LDS);
-        for (int i = 0; i < p->r; i++)
-            for (int n = 0; n < d->count; n++) d->scores[(size_t)i * BATCH_LDS + n] += p->constant[i];
-        kernels->online(p->r, d->count, d->scores, BATCH_LDS, d->s->m, d->s->z, d->change);
-        d->s->scored += d->count;
-        mix_batch(d);
-    }
+    d->r->ops->kernels->rows_mix[l->shape.value_type](d->p.r, l->shape.value_dim, d->kept, d->scores, BATCH_LDS, d->values,
+                                                      d->t.acc);
+    *d->t.read += d->kept;
     release_batch(d);
 }
 
-/* The tokens of the clusters that are wanted, a list of which is made. */
-static void read_clusters(reader *d) {
-    const mka_longterm *l = d->r->job->longterm;
-    const mka_directory *directory = mka_longterm_directory(l, mka_longterm_index(l, d->p->head, d->index));
+/* ---- the clusters that are read ---- */
+
+static void list_wanted(reader *d) {
     uint64_t wanted[MKA_CLUSTERS_MOST / 64];
-    mka_recall_wanted(d->r, d->p, d->s, d->index, wanted);
+    mka_recall_wanted(d->r, &d->p, &d->s, d->index, d->from, d->to, wanted);
+    d->wanted_count = 0;
     for (int w = 0; w < MKA_CLUSTERS_MOST / 64; w++)
-        for (; wanted[w]; wanted[w] &= wanted[w] - 1) {
-            int cluster = 64 * w + __builtin_ctzll(wanted[w]);
-            memset(d->dropped + (size_t)d->wanted_count * (size_t)d->p->r, 0, (size_t)d->p->r * sizeof(float));
-            for (int t = directory->start[cluster]; t < directory->start[cluster + 1]; t++) {
-                d->clusters[d->count] = d->wanted_count;
-                d->tokens[d->count++] = d->index * l->shape.segment + t;
-                if (d->count == BATCH) flush(d);
-            }
-            d->wanted[d->wanted_count++] = cluster;
-        }
-    flush(d);
+        for (; wanted[w]; wanted[w] &= wanted[w] - 1)
+            d->wanted[d->wanted_count++] = d->from + 64 * w + __builtin_ctzll(wanted[w]);
 }
 
-/* Certified: the sum of the bounds of the clusters that were left out. */
-static void add_bounds(reader *d) {
-    for (int i = 0; i < d->p->r; i++) {
-        float *scores = d->s->scores + (size_t)i * SCORE_LDS;
-        if (d->s->m[i] == -INFINITY) d->s->m[i] = d->p->m[i]; /* nothing was read */
-        for (int n = 0; n < d->wanted_count; n++) scores[d->wanted[n]] = -INFINITY;
-        for (int c = 0; c < d->r->job->longterm->clusters; c++)
-            if (scores[c] > -INFINITY) d->s->unread[i] += expf(scores[c] - d->s->m[i]);
+/* Asks for the keys of the first clusters, a batch of them at most. */
+static void ask_keys(const reader *d, const mka_directory *directory) {
+    const mka_longterm *l = d->r->job->longterm;
+    const unsigned char *records = mka_records_memory(&l->records);
+    size_t first = mka_longterm_record(l, d->p.head, d->index * l->segment_blocks);
+    for (int n = 0, left = BATCH; records && n < d->wanted_count && left > 0; n++) {
+        int row = directory->start[d->wanted[n]], end = directory->start[d->wanted[n] + 1];
+        left -= end - row;
+        while (row < end) {
+            int stop = row / MKA_BLOCK * MKA_BLOCK + MKA_BLOCK < end ? row / MKA_BLOCK * MKA_BLOCK + MKA_BLOCK : end;
+            const unsigned char *record = records + (first + (size_t)(row / MKA_BLOCK)) * l->records.bytes;
+            const unsigned char *at = record + (size_t)(row % MKA_BLOCK) * l->key_row,
+                                *last = at + (size_t)(stop - row) * l->key_row - 1;
+            for (at = at - (uintptr_t)at % 64; at <= last; at += 64) __builtin_prefetch(at);
+            row = stop;
+        }
     }
 }
 
-/* Sums of the weights of a tile of clusters; 1 where some row gives it a share that counts. */
+/* Their rows, batch by batch; the last one's values are still to be mixed. */
+static void read_wanted(reader *d, const mka_directory *directory) {
+    const mka_longterm *l = d->r->job->longterm;
+    for (int n = 0; n < d->wanted_count; n++) {
+        int row = directory->start[d->wanted[n]], end = directory->start[d->wanted[n] + 1];
+        while (row < end) {
+            if (d->count == BATCH) {
+                if (score_batch(d)) mix_batch(d);
+                release_batch(d);
+            }
+            int block = row / MKA_BLOCK, count = end - row, room = BATCH - d->count;
+            if (count > room) count = room;
+            if (count > (block + 1) * MKA_BLOCK - row) count = (block + 1) * MKA_BLOCK - row;
+            d->stretches[d->stretch_count++] = (stretch){d->count, count, d->wanted[n], row % MKA_BLOCK,
+                                                         mka_longterm_record(l, d->p.head, d->index * l->segment_blocks + block)};
+            d->count += count;
+            row += count;
+        }
+    }
+    if (d->count && !score_batch(d)) release_batch(d);
+}
+
+/* ---- what is not read ---- */
+
+/* Certified: the sum of the bounds of the clusters that were left out. */
+static void add_bounds(reader *d) {
+    const part *t = &d->t;
+    for (int i = 0; i < d->p.r; i++) {
+        float *scores = d->s.scores + (size_t)i * SCORE_LDS;
+        if (t->m[i] == -INFINITY) t->m[i] = d->p.m[i]; /* nothing was read */
+        for (int n = 0; n < d->wanted_count; n++) scores[d->wanted[n]] = -INFINITY;
+        for (int c = d->from; c < d->to; c++)
+            if (scores[c] > -INFINITY) t->unread[i] += expf(scores[c] - t->m[i]);
+    }
+}
+
+/* Scores of the clusters that are not read become weights; of those that are, 0. */
+static void weigh_rest(reader *d) {
+    for (int i = 0; i < d->p.r; i++) {
+        float *weights = d->s.scores + (size_t)i * SCORE_LDS, m = d->t.m[i], unread = d->t.unread[i];
+        for (int n = 0; n < d->wanted_count; n++) weights[d->wanted[n]] = -INFINITY;
+        d->r->ops->kernels->online(1, d->to - d->from, weights + d->from, SCORE_LDS, &m, &unread, &d->change[i]);
+        if (m != d->t.m[i]) { /* what was read of the segments before */
+            int dim = d->r->job->longterm->shape.value_dim;
+            d->t.z[i] *= d->change[i];
+            for (int e = 0; e < dim; e++) d->t.acc[(size_t)i * (size_t)dim + (size_t)e] *= d->change[i];
+        }
+        d->t.m[i] = m;
+        d->t.unread[i] = unread;
+    }
+}
+
+/* Sums of the weights of a tile of clusters; 1 where some row gives it a share that counts. least: of each row. */
 static int tile_counts(const reader *d, int tile, float *sums) {
-    const pair *p = d->p;
     int counts = 0;
-    for (int i = 0; i < p->r; i++) {
-        const float *weights = d->s->scores + (size_t)i * SCORE_LDS + (size_t)tile * MKA_TILE;
-        float part[8] = {0};
+    for (int i = 0; i < d->p.r; i++) {
+        const float *weights = d->s.scores + (size_t)i * SCORE_LDS + (size_t)tile * MKA_TILE;
+        float lane[8] = {0};
         for (int c = 0; c < MKA_TILE; c += 8)
-            for (int e = 0; e < 8; e++) part[e] += weights[c + e];
-        sums[i] = ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
-        counts |= !(sums[i] * d->back[i] <= p->change * MKA_RECALL_TILE);
+            for (int e = 0; e < 8; e++) lane[e] += weights[c + e];
+        sums[i] = ((lane[0] + lane[4]) + (lane[1] + lane[5])) + ((lane[2] + lane[6]) + (lane[3] + lane[7]));
+        counts |= !(sums[i] <= d->least[i]);
     }
     return counts;
 }
@@ -183,62 +262,66 @@ static int tile_counts(const reader *d, int tile, float *sums) {
 static void mix_means(reader *d) {
     const mka_longterm *l = d->r->job->longterm;
     const mka_kernels *kernels = d->r->ops->kernels;
-    const pair *p = d->p;
-    segment *s = d->s;
+    const pair *p = &d->p;
     int dim = l->shape.value_dim;
     unsigned char *index = mka_longterm_index(l, p->head, d->index), *means = mka_longterm_means(l, index);
-    float sums[MOST_ROWS], rest[MOST_ROWS] = {0};
-    for (int i = 0; i < p->r; i++) {
-        d->back[i] = expf(fminf(s->m[i] - p->log_total[i], 80.0F));
-        for (int e = 0; e < dim && d->change[i] != 1; e++) s->acc[(size_t)i * (size_t)dim + (size_t)e] *= d->change[i];
-        d->change[i] = 1;
-    }
-    for (int tile = 0; tile < l->tiles; tile++) {
+    float sums[MOST_ROWS], rest[MOST_ROWS] = {0}, change = mka_recall_change(d->r) * MKA_RECALL_TILE;
+    for (int i = 0; i < p->r; i++) d->least[i] = change * expf(fminf(p->log_total[i] - d->t.m[i], 80.0F));
+    for (int tile = d->from / MKA_TILE; tile < d->to / MKA_TILE; tile++) {
         if (!tile_counts(d, tile, sums)) {
             for (int i = 0; i < p->r; i++) rest[i] += sums[i];
             continue;
         }
-        kernels->mix[MKA_Q8_0](p->r, dim, MKA_TILE, s->scores + (size_t)tile * MKA_TILE, SCORE_LDS,
-                               means + (size_t)tile * l->mean_tile, d->change, s->acc);
-        s->tiles++;
+        kernels->mix[MKA_Q8_0](p->r, dim, MKA_TILE, d->s.scores + (size_t)tile * MKA_TILE, SCORE_LDS,
+                               means + (size_t)tile * l->mean_tile, d->ones, d->t.acc);
+        ++*d->t.tiles;
     }
-    for (int i = 0; i < p->r; i++) kernels->axpy(dim, rest[i], mka_longterm_middle(l, index), s->acc + (size_t)i * (size_t)dim);
+    for (int i = 0; i < p->r; i++) kernels->axpy(dim, rest[i], mka_longterm_middle(l, index), d->t.acc + (size_t)i * (size_t)dim);
 }
 
-/* The weights of the clusters that were not read, and of the tokens whose values were not, each times its mean value. */
-static void add_estimate(reader *d) {
-    const mka_longterm *l = d->r->job->longterm;
-    const pair *p = d->p;
-    segment *s = d->s;
-    for (int i = 0; i < p->r; i++) {
-        float *weights = s->scores + (size_t)i * SCORE_LDS, z = s->z[i];
-        for (int n = 0; n < d->wanted_count; n++) weights[d->wanted[n]] = -INFINITY;
-        s->unread[i] = 0;
-        d->r->ops->kernels->online(1, l->clusters, weights, SCORE_LDS, &s->m[i], &s->unread[i], &d->change[i]);
-        float scale = expf(fminf(p->log_total[i] - s->m[i], 80.0F));
-        for (int n = 0; n < d->wanted_count; n++) {
-            float weight = d->dropped[(size_t)n * (size_t)p->r + (size_t)i] * scale;
-            weights[d->wanted[n]] = weight;
-            s->unread[i] += weight;
-        }
-        s->z[i] = z * d->change[i] + s->unread[i];
-    }
-    mix_means(d);
-}
+/* ---- a part ---- */
 
-void mka_recall_read(recall *r, size_t pair_index, int index, unsigned char *scratch) {
-    const pair *p = mka_pair_at(r, pair_index);
-    segment *s = mka_segment_at(r, pair_index, index);
-    size_t rows = (size_t)p->r, dim = (size_t)r->job->longterm->shape.value_dim;
-    reader *d = (reader *)(void *)scratch;
-    d->r = r, d->p = p, d->s = s, d->index = index, d->count = d->wanted_count = 0;
+static void begin(reader *d, unsigned char *scratch) {
+    size_t rows = (size_t)d->p.r;
+    const part *t = &d->t;
+    d->stretch_count = d->count = d->kept = 0;
     d->scores = (float *)(void *)(scratch + sizeof *d);
     d->change = d->scores + rows * BATCH_LDS;
-    d->back = d->change + rows;
-    d->dropped = d->back + rows;
-    for (size_t i = 0; i < rows; i++) s->m[i] = -INFINITY, s->z[i] = s->unread[i] = 0;
-    memset(s->acc, 0, rows * dim * sizeof(float));
-    read_clusters(d);
-    if (r->job->rule->contract == MKA_RECALL_ESTIMATED) add_estimate(d);
-    if (r->job->rule->contract == MKA_RECALL_CERTIFIED) add_bounds(d);
+    d->ones = d->change + rows;
+    d->least = d->ones + rows;
+    *t->scored = *t->read = *t->tiles = 0;
+    for (size_t i = 0; i < rows; i++) {
+        t->m[i] = is_estimated(d) && isfinite(d->p.log_total[i]) ? d->p.log_total[i] : -INFINITY;
+        t->z[i] = t->unread[i] = 0;
+        d->ones[i] = 1;
+    }
+    memset(t->acc, 0, rows * (size_t)d->r->job->longterm->shape.value_dim * sizeof(float));
+}
+
+static void read_segment(reader *d) {
+    const mka_longterm *l = d->r->job->longterm;
+    const mka_directory *directory = mka_longterm_directory(l, mka_longterm_index(l, d->p.head, d->index));
+    list_wanted(d);
+    ask_keys(d, directory);
+    if (is_estimated(d)) weigh_rest(d);
+    read_wanted(d, directory);
+    if (is_estimated(d)) mix_means(d);
+    mix_batch(d);
+    if (d->r->job->rule->contract == MKA_RECALL_CERTIFIED) add_bounds(d);
+}
+
+void mka_recall_read(recall *r, size_t pair_index, int run, int cut, unsigned char *scratch) {
+    const mka_longterm *l = r->job->longterm;
+    reader *d = (reader *)(void *)scratch;
+    d->r = r;
+    d->p = mka_pair_at(r, pair_index);
+    d->t = mka_part_at(r, pair_index, r->pieces + run * r->cuts + cut);
+    begin(d, scratch);
+    d->from = l->clusters / r->cuts * cut;
+    d->to = d->from + l->clusters / r->cuts;
+    for (d->index = run * r->run; d->index < (run + 1) * r->run && d->index < r->segments; d->index++) {
+        d->s = mka_segment_at(r, pair_index, d->index);
+        read_segment(d);
+    }
+    for (int i = 0; i < d->p.r && is_estimated(d); i++) d->t.z[i] += d->t.unread[i];
 }

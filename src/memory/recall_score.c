@@ -16,36 +16,31 @@
 
 /* ---- 0: prepare ---- */
 
-void mka_recall_prepare(const recall *r, size_t pair_index) {
+void mka_recall_prepare(const recall *r, size_t pair_index, int i) {
     const mka_recall_job *job = r->job;
-    const mka_longterm_shape *shape = &job->longterm->shape;
     const mka_kernels *kernels = r->ops->kernels;
-    pair *p = mka_pair_at(r, pair_index);
-    int d = shape->key_dim, group = job->heads / shape->kv_heads, query = r->first + (int)(pair_index / (size_t)shape->kv_heads);
-    p->head = (int)(pair_index % (size_t)shape->kv_heads);
-    p->r = group;
-    mka_pair_place(r, p);
-    size_t row = (size_t)query * (size_t)job->heads + (size_t)p->head * (size_t)group;
-    p->m = job->m + row;
-    p->z = job->z + row;
-    p->out = job->out + row * (size_t)shape->value_dim;
-    for (int i = 0; i < group; i++) {
-        float *x = p->x + (size_t)i * (size_t)d, *power = p->power + (size_t)i * (size_t)d;
-        const float *q = job->q + (row + (size_t)i) * (size_t)d;
-        for (int e = 0; e < d; e++) {
-            x[e] = q[e] * job->scale;
-            power[e] = x[e] * x[e];
-        }
-        mka_turn(d, x);
-        p->constant[i] = kernels->dot(d, x, job->longterm->centre + (size_t)p->head * (size_t)d);
-        p->length[i] = sqrtf(kernels->dot(d, x, x)) * (1 + 1e-5F);
+    const pair p = mka_pair_at(r, pair_index);
+    int d = job->longterm->shape.key_dim;
+    size_t row = mka_recall_row(r, pair_index, i);
+    const float *q = job->q + row * (size_t)d;
+    float *x = p.x + (size_t)i * (size_t)d, *power = p.power + (size_t)i * (size_t)d;
+    for (int e = 0; e < d; e++) {
+        x[e] = q[e] * job->scale;
+        power[e] = x[e] * x[e];
     }
+    mka_turn(d, x);
+    p.constant[i] = kernels->dot(d, x, job->longterm->centre + (size_t)p.head * (size_t)d);
+    p.length[i] = sqrtf(kernels->dot(d, x, x)) * (1 + 1e-5F);
 }
 
 /* ---- 1: score ---- */
 
-/* Logarithms of the clusters' weights, and the sum of these weights in m and z. */
-static void score_estimates(const recall *r, const pair *p, segment *s, unsigned char *index, float *scratch) {
+enum { ASKED = 8192 }; /* bytes that a scan does not ask for by itself, as it asks that far ahead */
+
+/* Logarithms of the clusters' weights, and the sum of these weights in m and z. That reads no memory, so the start of the next
+ * segment is asked for meanwhile. */
+static void score_estimates(const recall *r, const pair *p, const segment *s, unsigned char *index, const unsigned char *next,
+                            float *scratch) {
     const mka_longterm *l = r->job->longterm;
     const mka_kernels *kernels = r->ops->kernels;
     const mka_directory *directory = mka_longterm_directory(l, index);
@@ -53,6 +48,7 @@ static void score_estimates(const recall *r, const pair *p, segment *s, unsigned
     kernels->score[MKA_Q8_0](p->r, d, l->clusters, p->x, index, 1.0F, s->scores, SCORE_LDS);
     for (int i = 0; i < p->r; i++) {
         float *scores = s->scores + (size_t)i * SCORE_LDS, change;
+        for (int at = ASKED / p->r * i; next && at < ASKED / p->r * (i + 1); at += 64) __builtin_prefetch(next + at);
         s->gain[i] = sqrtf(kernels->dot(d, p->power + (size_t)i * (size_t)d, mka_longterm_channels(l, index)));
         kernels->weigh(l->clusters, p->constant[i], s->gain[i], directory->deviation, directory->log_count, scores);
         memcpy(scratch, scores, (size_t)l->clusters * sizeof *scores);
@@ -63,7 +59,7 @@ static void score_estimates(const recall *r, const pair *p, segment *s, unsigned
 }
 
 /* Upper bounds of the clusters' weights: |x . (key - centroid)| <= |x| radius, and what products in float32 round. */
-static void score_bounds(const recall *r, const pair *p, segment *s, const unsigned char *index) {
+static void score_bounds(const recall *r, const pair *p, const segment *s, const unsigned char *index) {
     const mka_longterm *l = r->job->longterm;
     const mka_directory *directory = mka_longterm_directory(l, (unsigned char *)(uintptr_t)index);
     int d = l->shape.key_dim;
@@ -80,17 +76,15 @@ static void score_bounds(const recall *r, const pair *p, segment *s, const unsig
     }
 }
 
-void mka_recall_score(const recall *r, size_t pair_index, int index, unsigned char *scratch) {
-    const pair *p = mka_pair_at(r, pair_index);
-    segment *s = mka_segment_at(r, pair_index, index);
-    mka_segment_place(r, s);
-    s->scored = s->read = s->tiles = 0;
-    unsigned char *at = mka_longterm_index(r->job->longterm, p->head, index);
-    if (r->job->rule->contract == MKA_RECALL_ESTIMATED) score_estimates(r, p, s, at, (float *)(void *)scratch);
-    if (r->job->rule->contract == MKA_RECALL_CERTIFIED) score_bounds(r, p, s, at);
+void mka_recall_score(const recall *r, size_t pair_index, int index, const unsigned char *next, unsigned char *scratch) {
+    const pair p = mka_pair_at(r, pair_index);
+    const segment s = mka_segment_at(r, pair_index, index);
+    unsigned char *at = mka_longterm_index(r->job->longterm, p.head, index);
+    if (r->job->rule->contract == MKA_RECALL_ESTIMATED) score_estimates(r, &p, &s, at, next, (float *)(void *)scratch);
+    if (r->job->rule->contract == MKA_RECALL_CERTIFIED) score_bounds(r, &p, &s, at);
 }
 
-/* ---- 2: choose ---- */
+/* ---- 2: total ---- */
 
 /* Steps of a logarithm in the histograms below: eight to a nat, and the value that a step begins with. */
 enum { STEPS = 1024 };
@@ -119,10 +113,10 @@ static int share_step(const pair *p, const segment *s, int cluster) {
 static int step_of_tokens(const recall *r, const pair *p, size_t pair_index, int count) {
     int steps[STEPS] = {0}, step = STEPS, sum = 0;
     for (int n = 0; n < r->segments; n++) {
-        const segment *s = mka_segment_at(r, pair_index, n);
+        const segment s = mka_segment_at(r, pair_index, n);
         const mka_longterm *l = r->job->longterm;
         const mka_directory *directory = mka_longterm_directory(l, mka_longterm_index(l, p->head, n));
-        for (int c = 0; c < l->clusters; c++) steps[share_step(p, s, c)] += tokens_of(directory, c);
+        for (int c = 0; c < l->clusters; c++) steps[share_step(p, &s, c)] += tokens_of(directory, c);
     }
     while (step > 0 && sum + steps[step - 1] <= count) sum += steps[--step];
     return step;
@@ -135,9 +129,9 @@ static int step_of_share(const recall *r, const pair *p, size_t pair_index, floa
         float steps[STEPS] = {0}, unread = 0;
         int step = 0;
         for (int n = 0; n < r->segments; n++) {
-            const segment *s = mka_segment_at(r, pair_index, n);
+            const segment s = mka_segment_at(r, pair_index, n);
             for (int c = 0; c < r->job->longterm->clusters; c++)
-                steps[share_step(p, s, c)] += expf(s->scores[(size_t)i * SCORE_LDS + (size_t)c] - p->log_total[i]);
+                steps[share_step(p, &s, c)] += expf(s.scores[(size_t)i * SCORE_LDS + (size_t)c] - p->log_total[i]);
         }
         while (step < STEPS && unread + steps[step] <= rest) unread += steps[step++];
         if (step < least) least = step;
@@ -147,13 +141,13 @@ static int step_of_share(const recall *r, const pair *p, size_t pair_index, floa
 
 /* Half of what a certified contract may lose goes to clusters whose bounds are small, half to tokens whose weights prove to be.
  */
-static void choose_bounds(const recall *r, pair *p, size_t pair_index) {
+static void choose_bounds(const recall *r, const pair *p, size_t pair_index) {
     float eps = r->job->rule->eps, tokens = (float)r->job->blocks * MKA_BLOCK;
     for (int i = 0; i < p->r; i++) {
         float log_budget = logf(0.5F * eps / (1 - eps) * p->z[i] * (1 - 1e-4F)) + p->m[i], steps[STEPS] = {0}, sum = 0;
         int step = 0;
         for (int n = 0; n < r->segments; n++) {
-            const float *scores = mka_segment_at(r, pair_index, n)->scores + (size_t)i * SCORE_LDS;
+            const float *scores = mka_segment_at(r, pair_index, n).scores + (size_t)i * SCORE_LDS;
             for (int c = 0; c < r->job->longterm->clusters; c++)
                 if (scores[c] > -INFINITY) steps[step_of(scores[c] - log_budget)] += expf(scores[c] - log_budget);
         }
@@ -164,32 +158,53 @@ static void choose_bounds(const recall *r, pair *p, size_t pair_index) {
     }
 }
 
-static void add_totals(const recall *r, pair *p, size_t pair_index) {
-    for (int i = 0; i < p->r; i++) {
-        float most = p->m[i], sum = 0;
-        for (int n = 0; n < r->segments; n++) most = fmaxf(most, mka_segment_at(r, pair_index, n)->m[i]);
-        for (int n = 0; n < r->segments; n++) {
-            const segment *s = mka_segment_at(r, pair_index, n);
-            if (s->m[i] > -INFINITY) sum += s->z[i] * expf(s->m[i] - most);
-        }
-        if (p->m[i] > -INFINITY) sum += p->z[i] * expf(p->m[i] - most);
-        p->log_total[i] = most + logf(sum);
+/* Of the local tier: what came with the job, and its pieces. */
+static void total_local(const recall *r, const pair *p, size_t pair_index, int i) {
+    size_t row = mka_recall_row(r, pair_index, i);
+    float most = r->job->m[row], sum = 0;
+    for (int n = 0; n < r->pieces; n++) most = fmaxf(most, mka_part_at(r, pair_index, n).m[i]);
+    if (r->job->m[row] > -INFINITY) sum += r->job->z[row] * expf(r->job->m[row] - most);
+    for (int n = 0; n < r->pieces; n++) {
+        part s = mka_part_at(r, pair_index, n);
+        if (s.m[i] > -INFINITY) sum += s.z[i] * expf(s.m[i] - most);
     }
+    p->m[i] = most;
+    p->z[i] = sum;
+}
+
+void mka_recall_total(const recall *r, size_t pair_index, int i) {
+    const pair p = mka_pair_at(r, pair_index);
+    total_local(r, &p, pair_index, i);
+    if (r->job->rule->contract != MKA_RECALL_ESTIMATED) return;
+    float most = p.m[i], sum = 0, change = mka_recall_change(r);
+    for (int n = 0; n < r->segments; n++) most = fmaxf(most, mka_segment_at(r, pair_index, n).m[i]);
+    for (int n = 0; n < r->segments; n++) {
+        const segment s = mka_segment_at(r, pair_index, n);
+        if (s.m[i] > -INFINITY) sum += s.z[i] * expf(s.m[i] - most);
+    }
+    if (p.m[i] > -INFINITY) sum += p.z[i] * expf(p.m[i] - most);
+    p.log_total[i] = most + logf(sum);
+    p.bar[i] = p.log_total[i] + logf(change);
+    p.least[i] = p.log_total[i] + logf(change * MKA_RECALL_VALUE);
+}
+
+int mka_recall_chooses_together(const mka_recall *rule) {
+    return rule->contract == MKA_RECALL_CERTIFIED ||
+           (rule->contract == MKA_RECALL_ESTIMATED && (rule->tokens > 0 || rule->share > 0));
 }
 
 void mka_recall_choose(const recall *r, size_t pair_index) {
-    pair *p = mka_pair_at(r, pair_index);
+    const pair p = mka_pair_at(r, pair_index);
     const mka_recall *rule = r->job->rule;
-    if (rule->contract == MKA_RECALL_CERTIFIED) choose_bounds(r, p, pair_index);
-    if (rule->contract != MKA_RECALL_ESTIMATED) return;
-    add_totals(r, p, pair_index);
-    int step = rule->tokens > 0  ? step_of_tokens(r, p, pair_index, rule->tokens)
-               : rule->share > 0 ? step_of_share(r, p, pair_index, 1 - rule->share)
-                                 : -1;
-    float change = p->change = MKA_RECALL_ERROR / sqrtf((float)(r->segments * r->job->longterm->clusters));
-    for (int i = 0; i < p->r; i++) {
-        p->bar[i] = p->log_total[i] + (step < 0 ? logf(change) : step == 0 ? -INFINITY : step_value(step));
-        p->least[i] = step < 0 ? p->log_total[i] + logf(change * MKA_RECALL_VALUE) : -INFINITY;
+    if (rule->contract == MKA_RECALL_CERTIFIED) {
+        choose_bounds(r, &p, pair_index);
+        return;
+    }
+    int step =
+        rule->tokens > 0 ? step_of_tokens(r, &p, pair_index, rule->tokens) : step_of_share(r, &p, pair_index, 1 - rule->share);
+    for (int i = 0; i < p.r; i++) {
+        p.bar[i] = step == 0 ? -INFINITY : p.log_total[i] + step_value(step);
+        p.least[i] = -INFINITY;
     }
 }
 
@@ -199,20 +214,24 @@ static uint64_t larger(int count, const float *scores, float floor) {
     return bits;
 }
 
-void mka_recall_wanted(const recall *r, const pair *p, const segment *s, int index, uint64_t wanted[MKA_CLUSTERS_MOST / 64]) {
+void mka_recall_wanted(const recall *r, const pair *p, const segment *s, int index, int from, int to,
+                       uint64_t wanted[MKA_CLUSTERS_MOST / 64]) {
     const mka_longterm *l = r->job->longterm;
     const mka_recall *rule = r->job->rule;
     const mka_directory *directory = mka_longterm_directory(l, mka_longterm_index(l, p->head, index));
     int by_effect = rule->contract == MKA_RECALL_ESTIMATED && rule->tokens == 0 && rule->share == 0;
-    for (int first = 0; first < MKA_CLUSTERS_MOST; first += 64) {
-        int count = l->clusters - first < 64 ? l->clusters - first : 64;
-        uint64_t *bits = &wanted[first / 64];
-        *bits = rule->contract == MKA_RECALL_DENSE && count > 0 ? ~(uint64_t)0 >> (64 - count) : 0;
+    float floor[MOST_ROWS];
+    for (int i = 0; i < p->r; i++) floor[i] = by_effect ? p->bar[i] - logf(s->gain[i]) : p->bar[i];
+    memset(wanted, 0, MKA_CLUSTERS_MOST / 64 * sizeof *wanted);
+    for (int first = from; first < to; first += 64) {
+        int count = to - first < 64 ? to - first : 64;
+        uint64_t *bits = &wanted[(first - from) / 64];
+        if (rule->contract == MKA_RECALL_DENSE) *bits = ~(uint64_t)0 >> (64 - count);
         for (int i = 0; i < p->r && rule->contract != MKA_RECALL_DENSE; i++) {
             const float *scores = s->scores + (size_t)i * SCORE_LDS + first;
             *bits |= by_effect ? r->ops->kernels->above(count, scores, s->gain[i], directory->deviation + first,
-                                                        directory->worth + first, p->bar[i] - logf(s->gain[i]))
-                               : larger(count, scores, p->bar[i]);
+                                                        directory->worth + first, floor[i])
+                               : larger(count, scores, floor[i]);
         }
     }
 }

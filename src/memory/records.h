@@ -30,6 +30,11 @@ static inline void mka_records_ask(const mka_records *records, size_t index) {
     if (!records->pages) mka_spill_ask(&records->part, index);
 }
 
+/* All records, one after the other, where they lie in memory, for asking the hardware alone; NULL where they are spilled. */
+static inline const unsigned char *mka_records_memory(const mka_records *records) {
+    return records->pages;
+}
+
 /* Gives back the memory of records from..from + count - 1, which are not read before they are written again. */
 void mka_records_forget(mka_records *records, size_t from, size_t count);
 

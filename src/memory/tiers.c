@@ -241,7 +241,8 @@ void mka_tiers_store(mka_tiers *t, mka_ops *ops, int first, int n, const float *
 
 /* ---- attention ---- */
 
-static void attend_local(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, int from, int to) {
+/* A job over tokens from..to - 1 of the local tier. */
+static mka_attend_job local_job(const mka_tiers *t, const mka_attend_job *job, int from, int to) {
     mka_attend_job part = *job;
     mka_local_job(&t->local, to, &part);
     size_t tile = (size_t)from / MKA_TILE;
@@ -249,24 +250,32 @@ static void attend_local(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, 
     part.values += tile * t->local.value_tile;
     part.key_first = from;
     part.key_count = to - from;
-    ops->attend(ops, &part);
+    return part;
+}
+
+/* The local tier by itself; its state goes to m, z and out. */
+static void attend_local(mka_tiers *t, mka_ops *ops, const mka_attend_job local[2], uint64_t *bytes) {
+    size_t rows = (size_t)local[0].n * (size_t)local[0].heads, dim = (size_t)t->local.shape.value_dim;
+    uint64_t before = ops->cache_bytes;
+    for (int i = 0; i < 2; i++) ops->attend(ops, &local[i]);
+    if (t->local.shape.value_type == MKA_Q4_0)
+        for (size_t i = 0; i < rows; i++) mka_hadamard((int)dim, local[0].out + i * dim);
+    *bytes += ops->cache_bytes - before;
+    ops->cache_bytes = before;
 }
 
 static void attend_group(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, int blocks) {
     mka_tiers_shared *s = t->shared;
     size_t rows = (size_t)job->n * (size_t)job->heads;
     mka_attend_job part = *job;
-    uint64_t before = ops->cache_bytes;
+    mka_used used = {.queries = 0};
     part.m = s->m;
     part.z = s->z;
     for (size_t i = 0; i < rows; i++) part.m[i] = -INFINITY, part.z[i] = 0;
     memset(part.out, 0, rows * (size_t)t->local.shape.value_dim * sizeof(float));
-    attend_local(t, ops, &part, 0, s->plan.sinks);
-    attend_local(t, ops, &part, mka_tiers_edge(t, blocks), job->first + job->n);
-    if (t->local.shape.value_type == MKA_Q4_0)
-        for (size_t i = 0; i < rows; i++) mka_hadamard(t->local.shape.value_dim, part.out + i * (size_t)t->local.shape.value_dim);
-    s->used.local_bytes += ops->cache_bytes - before;
-    if (mka_watch_heads(t)) mka_watch_local(t, job, ops->cache_bytes - before);
+    mka_attend_job local[2] = {local_job(t, &part, 0, s->plan.sinks),
+                               local_job(t, &part, mka_tiers_edge(t, blocks), job->first + job->n)};
+    if (job->n > 1) attend_local(t, ops, local, &used.local_bytes);
     mka_recall_job recall = {.longterm = &t->longterm,
                              .blocks = blocks,
                              .n = job->n,
@@ -276,14 +285,16 @@ static void attend_group(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, 
                              .m = s->m,
                              .z = s->z,
                              .out = job->out,
+                             .local = job->n > 1 ? NULL : local,
                              .rule = &s->plan.recall,
-                             .used = &s->used,
+                             .used = &used,
                              .heads_used = mka_watch_heads(t)};
     mka_error error;
     if (mka_watch_heads(t)) mka_watch_begin(s->watch, &recall);
-    uint64_t far = s->used.scan_bytes + s->used.mean_bytes + s->used.key_bytes + s->used.value_bytes;
     if (mka_recall_run(&s->work, ops, &recall, &error) != MKA_OK) mka_tiers_fail(s, &error);
-    ops->cache_bytes += s->used.scan_bytes + s->used.mean_bytes + s->used.key_bytes + s->used.value_bytes - far;
+    if (mka_watch_heads(t)) mka_watch_local(t, job, job->n > 1 ? used.local_bytes : 0);
+    mka_used_add(&s->used, &used);
+    ops->cache_bytes += used.local_bytes + used.scan_bytes + used.mean_bytes + used.key_bytes + used.value_bytes;
     if (mka_watch_heads(t)) mka_watch_compare(s->watch, &s->work, ops, &recall);
 }
 

@@ -11,7 +11,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "ops.h"
+#include "attend.h"
 
 #define TILE_ROWS 64  /* query rows that a tile aims for */
 #define WIDE_ROWS 128 /* the same where a kernel takes all steps at once, and keeps no scores */
@@ -267,10 +267,8 @@ static void parts(const plan *p, const tile *t, int begin, int end, int *from, i
     if (!job->near.keys || *from > end) *from = end;
 }
 
-static void attend_item(const plan *p, size_t item, unsigned char *scratch) {
-    int split = (int)(item % (size_t)p->splits);
-    int index = (int)(item / (size_t)p->splits % (size_t)p->tiles);
-    int head = (int)(item / (size_t)p->splits / (size_t)p->tiles);
+/* The tile of an item, and its rows, attended to: all of its keys, or those of a split. */
+static tile attend_split(const plan *p, int head, int index, int split, unsigned char *scratch) {
     tile t = place_tile(p, scratch, index);
     int begin, end, from, to;
     seen(p, &t, &begin, &end);
@@ -292,6 +290,14 @@ static void attend_item(const plan *p, size_t item, unsigned char *scratch) {
         attend_keys(p, p->job, &t, head, begin, to);
         attend_keys(p, &p->near, &t, head, from, end);
     }
+    return t;
+}
+
+static void attend_item(const plan *p, size_t item, unsigned char *scratch) {
+    int split = (int)(item % (size_t)p->splits);
+    int index = (int)(item / (size_t)p->splits % (size_t)p->tiles);
+    int head = (int)(item / (size_t)p->splits / (size_t)p->tiles);
+    tile t = attend_split(p, head, index, split, scratch);
     if (p->splits > 1)
         store_partial(p, &t, head, split);
     else
@@ -399,21 +405,53 @@ static mka_attend_rows_fn *kernel_at_once(const mka_ops *ops, const mka_attend_j
     return ops->kernels->attend_rows[job->key_type];
 }
 
-void mka_cpu_attend(mka_ops *ops, const mka_attend_job *job) {
-    plan p = {.job = job, .ops = ops, .group = job->heads / job->kv_heads, .splits = 1, .split_keys = SPLIT};
+/* Splits of at least so many keys each, all in one tile. */
+static int splits_of(const plan *p, int keys) {
+    tile t = {.queries = p->job->n};
+    int begin, end, from, to;
+    seen(p, &t, &begin, &end);
+    parts(p, &t, begin, end, &from, &to);
+    begin = begin / MKA_TILE * MKA_TILE;
+    return to - begin > keys ? (to - begin + keys - 1) / keys + (p->near.keys ? 1 : 0) : 1;
+}
+
+static plan plan_of(mka_ops *ops, const mka_attend_job *job) {
+    plan p = {.job = job, .ops = ops, .group = job->heads / job->kv_heads, .tiles = 1, .splits = 1, .split_keys = SPLIT};
     p.near = near_job(job);
+    return p;
+}
+
+void mka_attend_cut(mka_attend_pieces *pieces, mka_ops *ops, const mka_attend_job *job, int most) {
+    plan p = plan_of(ops, job);
+    int keys = MKA_PIECE_KEYS;
+    p.tile = 1;
+    while ((p.splits = splits_of(&p, keys)) > most) keys += MKA_TILE;
+    *pieces = (mka_attend_pieces){.job = *job, .ops = ops, .count = p.splits, .keys = keys, .bytes = bytes_read(&p)};
+    pieces->job.m = pieces->job.z = NULL;
+}
+
+void mka_attend_piece(const mka_attend_pieces *pieces, int head, int piece, unsigned char *scratch, float *m, float *z,
+                      float *acc) {
+    plan p = plan_of(pieces->ops, &pieces->job);
+    p.tile = 1;
+    p.splits = pieces->count;
+    p.split_keys = pieces->keys;
+    tile t = attend_split(&p, head, 0, piece, scratch);
+    size_t rows = (size_t)t.rows, dim = (size_t)pieces->job.value_dim;
+    memcpy(m, t.m, rows * sizeof *m);
+    memcpy(z, t.z, rows * sizeof *z);
+    memcpy(acc, t.acc, rows * dim * sizeof *acc);
+    if (pieces->job.value_type == MKA_Q4_0) /* turns the values back */
+        for (size_t i = 0; i < rows; i++) mka_hadamard((int)dim, acc + i * dim);
+}
+
+void mka_cpu_attend(mka_ops *ops, const mka_attend_job *job) {
+    plan p = plan_of(ops, job);
     p.at_once = kernel_at_once(ops, job, p.group);
     p.tile = tile_queries(p.group);
     if (p.at_once && job->n > 4 * p.tile) p.tile = wide_queries(p.group); /* fewer queries: rather more items than wide ones */
     p.tiles = (job->n + p.tile - 1) / p.tile;
-    if (p.tiles == 1) {
-        tile t = {.queries = job->n};
-        int begin, end, from, to;
-        seen(&p, &t, &begin, &end);
-        parts(&p, &t, begin, end, &from, &to);
-        begin = begin / MKA_TILE * MKA_TILE;
-        if (to - begin > SPLIT) p.splits = (to - begin + SPLIT - 1) / SPLIT + (p.near.keys ? 1 : 0);
-    }
+    if (p.tiles == 1) p.splits = splits_of(&p, SPLIT);
     ops->cache_bytes += bytes_read(&p);
     mka_pool_run(ops->pool, attend_share, &p);
 }
