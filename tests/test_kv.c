@@ -11,6 +11,7 @@
 #include <cmocka.h>
 #include <mka/attention.h>
 
+#include "emulated.h"
 #include "memory/near.h"
 #include "ops/ops.h"
 #include "reference_model.h"
@@ -185,10 +186,11 @@ static void steps_agree(mka_engine *on, float within) {
     static const int steps[] = {1, 7, PASS, LONG};
     long_arrays *a = random_long();
     float *first = malloc(sizeof a->out);
-    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
-        for (size_t s = 0; s < sizeof steps / sizeof *steps; s++) {
+    size_t least = emulated() ? 1 : 0; /* 500 steps of one token take their time there */
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c += emulated() ? 3 : 1)
+        for (size_t s = least; s < sizeof steps / sizeof *steps; s++) {
             attend_in_steps(on, a, cases[c].keys, cases[c].values, cases[c].window, steps[s]);
-            if (s == 0) memcpy(first, a->out, sizeof a->out);
+            if (s == least) memcpy(first, a->out, sizeof a->out);
             for (size_t i = 0; i < sizeof a->out / sizeof *first; i++)
                 if (!(fabsf((&a->out[0][0][0])[i] - first[i]) <= within))
                     fail_msg("case %zu, steps of %d, number %zu: %g, expected %g", c, steps[s], i, (double)(&a->out[0][0][0])[i],
@@ -208,7 +210,7 @@ static void four_bits_in_any_steps(void **state) {
     options.bind = 0;
     options.cpu = "scalar";
     assert_int_equal(mka_engine_create(&options, &scalar, NULL), MKA_OK);
-    steps_agree(scalar, 1e-5F);
+    if (!emulated()) steps_agree(scalar, 1e-5F); /* its code is the same on any processor */
     steps_agree(engine, 2e-2F);
     mka_engine_destroy(scalar);
 }

@@ -13,7 +13,11 @@
 
 #include <cmocka.h>
 
-enum { HEADS = 6, KV_HEADS = 2, GROUP = HEADS / KV_HEADS, DIM = 64, TOKENS = 1500, CHUNK = 200 };
+#include "emulated.h"
+
+enum { HEADS = 6, KV_HEADS = 2, GROUP = HEADS / KV_HEADS, DIM = 64, MOST_TOKENS = 1500, CHUNK = 200 };
+
+static int tokens; /* of all runs: MOST_TOKENS, or fewer under an emulator */
 
 static uint64_t state;
 
@@ -33,7 +37,7 @@ static double larger(double a, double b) {
 
 typedef struct fixture {
     mka_engine *engine;
-    float *keys, *values, *queries, *out; /* [TOKENS][..][DIM] */
+    float *keys, *values, *queries, *out; /* [MOST_TOKENS][..][DIM] */
 } fixture;
 
 static float *floats(size_t count) {
@@ -49,15 +53,16 @@ static int make(void **data) {
     mka_engine_defaults(&options);
     options.threads = 3;
     assert_non_null(f);
+    tokens = emulated() ? 800 : MOST_TOKENS;
     assert_int_equal(mka_engine_create(&options, &f->engine, NULL), MKA_OK);
-    f->keys = floats((size_t)TOKENS * KV_HEADS * DIM);
-    f->values = floats((size_t)TOKENS * KV_HEADS * DIM);
-    f->queries = floats((size_t)TOKENS * HEADS * DIM);
-    f->out = floats((size_t)TOKENS * HEADS * DIM);
+    f->keys = floats((size_t)tokens * KV_HEADS * DIM);
+    f->values = floats((size_t)tokens * KV_HEADS * DIM);
+    f->queries = floats((size_t)tokens * HEADS * DIM);
+    f->out = floats((size_t)tokens * HEADS * DIM);
     state = 11;
     float common[DIM];
     for (int i = 0; i < DIM; i++) common[i] = normal();
-    for (size_t t = 0; t < TOKENS; t++) {
+    for (size_t t = 0; t < (size_t)tokens; t++) {
         for (size_t i = 0; i < KV_HEADS * DIM; i++) {
             f->keys[t * KV_HEADS * DIM + i] = common[i % DIM] + normal();
             f->values[t * KV_HEADS * DIM + i] = normal();
@@ -88,7 +93,7 @@ static mka_memory_options small(mka_type local, mka_type longterm) {
     o.heads = HEADS;
     o.kv_heads = KV_HEADS;
     o.head_dim = DIM;
-    o.context = TOKENS;
+    o.context = tokens;
     o.local = local;
     o.plan.window = 128;
     o.plan.key_type = o.plan.value_type = longterm;
@@ -100,13 +105,13 @@ static void run(const fixture *f, const mka_memory_options *o, int chunk, float 
     mka_memory *memory;
     mka_error error;
     if (mka_memory_create(f->engine, o, &memory, &error) != MKA_OK) fail_msg("%s", error.message);
-    for (int at = 0; at < TOKENS; at += chunk) {
-        int n = TOKENS - at < chunk ? TOKENS - at : chunk;
+    for (int at = 0; at < tokens; at += chunk) {
+        int n = tokens - at < chunk ? tokens - at : chunk;
         size_t kv = (size_t)at * KV_HEADS * DIM, q = (size_t)at * HEADS * DIM;
         assert_int_equal(mka_memory_append(memory, 0, n, f->keys + kv, f->values + kv, &error), MKA_OK);
         assert_int_equal(mka_memory_attend(memory, 0, n, f->queries + q, out + q, used, &error), MKA_OK);
     }
-    assert_int_equal(mka_memory_length(memory, 0), TOKENS);
+    assert_int_equal(mka_memory_length(memory, 0), tokens);
     mka_memory_destroy(memory);
 }
 
@@ -135,7 +140,7 @@ static void exact(const fixture *f, int token, int head, double *out, double *ma
  */
 static double worst(const fixture *f, const float *out) {
     double most = 0, truth[DIM];
-    for (int token = 700; token < TOKENS; token += 57)
+    for (int token = 700; token < tokens; token += 57)
         for (int head = 0; head < HEADS; head++) {
             exact(f, token, head, truth, NULL);
             for (int i = 0; i < DIM; i++) {
@@ -185,8 +190,8 @@ static void estimates_come_close(void **data) {
 /* Keys that are hard to bound: all alike, zeros, one huge dimension, signs that say nothing, lengths over six orders of
  * magnitude. */
 static void adversarial_keys(const fixture *f, float *keys) {
-    memcpy(keys, f->keys, (size_t)TOKENS * KV_HEADS * DIM * sizeof *keys);
-    for (size_t t = 0; t < TOKENS; t++)
+    memcpy(keys, f->keys, (size_t)tokens * KV_HEADS * DIM * sizeof *keys);
+    for (size_t t = 0; t < (size_t)tokens; t++)
         for (size_t i = 0; i < KV_HEADS * DIM; i++) {
             float *k = &keys[t * KV_HEADS * DIM + i];
             switch (t / 100 % 6) {
@@ -214,7 +219,7 @@ static void adversarial_keys(const fixture *f, float *keys) {
 /* Values that tell what was lost: 1 for tokens that the query always reads (the first ones and its window), 0 for the others.
  * With x a number of the output and y the true mass of those tokens, the share of the softmax that was left out is 1 - y / x. */
 static double lost_share(const fixture *f, const float *out, int token, int head, int edge) {
-    double mass[TOKENS], kept = 0, ignored[DIM];
+    double mass[MOST_TOKENS], kept = 0, ignored[DIM];
     exact(f, token, head, ignored, mass);
     for (int t = 0; t <= token; t++) kept += t < 64 || t >= edge ? mass[t] : 0;
     float x = out[((size_t)token * HEADS + (size_t)head) * DIM];
@@ -228,7 +233,7 @@ static double lost_share(const fixture *f, const float *out, int token, int head
  * stand, so each length has a memory of its own. */
 static double most_lost(fixture *f, const mka_memory_options *o) {
     double most = 0;
-    for (int length = 500; length <= TOKENS; length += 250) {
+    for (int length = 500; length <= tokens; length += 250) {
         int edge = 64 + (length - o->plan.window - 64) / 256 * 256;
         mka_memory *memory;
         mka_error error;
@@ -248,7 +253,7 @@ static double most_lost(fixture *f, const mka_memory_options *o) {
 
 static void a_certified_loss_is_not_exceeded(void **data) {
     fixture *f = *data;
-    size_t count = (size_t)TOKENS * KV_HEADS * DIM;
+    size_t count = (size_t)tokens * KV_HEADS * DIM;
     float *keys = f->keys, *values = f->values, *hard = floats(count);
     adversarial_keys(f, hard);
     f->values = floats(count);
@@ -287,10 +292,10 @@ static void a_loose_contract_reads_less(void **data) {
 static void rotating_biases_stay_local(void **data) {
     fixture *f = *data;
     float *keys = f->keys, *queries = f->queries;
-    f->keys = floats((size_t)TOKENS * KV_HEADS * DIM);
-    f->queries = floats((size_t)TOKENS * HEADS * DIM);
-    for (size_t i = 0; i < (size_t)TOKENS * HEADS * DIM; i++) f->queries[i] = 0.2F * queries[i];
-    for (size_t t = 0; t < TOKENS; t++)
+    f->keys = floats((size_t)tokens * KV_HEADS * DIM);
+    f->queries = floats((size_t)tokens * HEADS * DIM);
+    for (size_t i = 0; i < (size_t)tokens * HEADS * DIM; i++) f->queries[i] = 0.2F * queries[i];
+    for (size_t t = 0; t < (size_t)tokens; t++)
         for (size_t h = 0; h < KV_HEADS; h++)
             for (size_t i = 0; i < DIM / 2; i++) {
                 double angle = (double)t * pow(1e4, -2.0 * (double)i / DIM), bias = i % 8 == 0 ? 300 : 10;
@@ -314,10 +319,10 @@ static void rotating_biases_stay_local(void **data) {
 static void chunks_do_not_matter(void **data) {
     fixture *f = *data;
     mka_memory_options o = small(MKA_F16, MKA_Q8_0);
-    size_t count = (size_t)TOKENS * HEADS * DIM;
+    size_t count = (size_t)tokens * HEADS * DIM;
     float *other = floats(count);
     run(f, &o, CHUNK, f->out, NULL);
-    const int chunks[] = {getenv("MESON_EXE_WRAPPER") ? 20 : 1, 64, 511}; /* emulated threads wait long for each other */
+    const int chunks[] = {emulated() ? 20 : 1, 64, 511}; /* emulated threads wait long for each other */
     for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++) {
         double most = 0, mean = 0;
         run(f, &o, chunks[c], other, NULL);
@@ -350,7 +355,7 @@ static void bad_options_are_named(void **data) {
     o = small(MKA_F16, MKA_Q8_0);
     assert_int_equal(mka_memory_create(f->engine, &o, &memory, &error), MKA_OK);
     assert_int_equal(mka_memory_append(memory, 1, 1, f->keys, f->values, &error), MKA_BAD_ARGUMENT);
-    assert_int_equal(mka_memory_append(memory, 0, TOKENS + 1, f->keys, f->values, &error), MKA_CONTEXT_FULL);
+    assert_int_equal(mka_memory_append(memory, 0, tokens + 1, f->keys, f->values, &error), MKA_CONTEXT_FULL);
     assert_int_equal(mka_memory_attend(memory, 0, 1, f->queries, f->out, NULL, &error), MKA_BAD_ARGUMENT);
     mka_recall recall = {.share = -1};
     assert_int_equal(mka_memory_set_recall(memory, &recall, &error), MKA_BAD_ARGUMENT);

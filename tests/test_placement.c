@@ -10,6 +10,7 @@
 
 #include "base/numa.h"
 #include "denied.h"
+#include "emulated.h"
 #include "memory/placement.h"
 
 #include <stdio.h>
@@ -161,7 +162,7 @@ static mka_topology *from_xml(int bandwidth) {
 }
 
 static void memory_without_cpus_holds_rows_when_named(void **state) {
-    if (getenv("MESON_EXE_WRAPPER") != NULL) {
+    if (emulated()) {
         print_message("skipped under an emulator: its hwloc reads no XML\n");
         skip();
     }
@@ -189,7 +190,7 @@ static void memory_without_cpus_holds_rows_when_named(void **state) {
 }
 
 static void faster_memory_without_cpus_holds_what_is_always_read(void **state) {
-    if (getenv("MESON_EXE_WRAPPER") != NULL) {
+    if (emulated()) {
         print_message("skipped under an emulator: its hwloc reads no XML\n");
         skip();
     }
@@ -372,14 +373,15 @@ static void results_do_not_depend_on_the_plan(void **state) {
     size_t count = (size_t)TOKENS / CHUNK * 6 * DIM;
     float *plain = calloc(count, sizeof *plain), *placed = calloc(count, sizeof *placed);
     assert_true(plain && placed);
-    for (int i = 0; i < 6; i++) {
+    int machine_count = emulated() ? 1 : 3; /* a plan has nothing of a processor in it */
+    for (int i = emulated() ? 5 : 0; i < 6; i++) {
         mka_memory_options o = options_of((const int[]){3, 1, 2}[i / 2], i % 2);
         heard log = {0};
         o.plan.numa = MKA_NUMA_OFF;
         attend(&o, 1, &log, plain, NULL);
         assert_int_equal(log.warnings, 0);
         o.plan.numa = MKA_NUMA_AUTO;
-        for (int m = 0; m < 3; m++) {
+        for (int m = 0; m < machine_count; m++) {
             mka_numa_report report;
             log = (heard){0};
             setenv("HWLOC_SYNTHETIC", machines[m], 1);
@@ -421,6 +423,10 @@ static void this_machine_places_or_says_that_it_does_not(void **state) {
 
 static void refused_placement_is_said_and_changes_nothing(void **state) {
     (void)state;
+    if (emulated()) {
+        print_message("skipped under an emulator, which filters no calls\n");
+        skip();
+    }
     mka_memory_options o = options_of(2, 1);
     size_t count = (size_t)TOKENS / CHUNK * 6 * DIM;
     float *plain = calloc(count, sizeof *plain), *refused = calloc(count, sizeof *refused);
