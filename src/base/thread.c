@@ -32,6 +32,8 @@
 #define MAX_THREADS 1024
 #define SPIN_NS     40000 /* longer than the serial pieces between two tasks of a pass, shorter than a scheduler's slice */
 #define YIELD_NS    4000
+#define CROWD_NS    200000   /* a yield that took so long gave the CPU to another program */
+#define CALM_NS     50000000 /* for so long after that nobody spins */
 #define LINE        64
 
 /* A word that threads wait on, alone on its cache line. */
@@ -49,9 +51,10 @@ struct worker {
 struct mka_pool {
     alignas(LINE) int threads;
     int spin_ns;
-    pthread_mutex_t turn;   /* held by the thread whose task runs */
-    struct worker *workers; /* [threads], the first unused */
-    mka_task_fn *task;      /* NULL: leave */
+    _Atomic int64_t crowded; /* until this time other programs use these CPUs; 0: never seen */
+    pthread_mutex_t turn;    /* held by the thread whose task runs */
+    struct worker *workers;  /* [threads], the first unused */
+    mka_task_fn *task;       /* NULL: leave */
     void *argument;
     struct gate epoch;   /* counts tasks */
     struct gate pending; /* workers that have not finished this task */
@@ -82,24 +85,38 @@ static void gate_wake(struct gate *gate) {
     if (atomic_load(&gate->sleepers) > 0) syscall(SYS_futex, &gate->value, FUTEX_WAKE_PRIVATE, MAX_THREADS, NULL, NULL, 0);
 }
 
-/* Spins until the gate's value is (equal = 1) or is not (equal = 0) value; 0 when time is up first. After the first
- * microseconds it offers the CPU at every look: on a busy machine the thread that is waited for may be queued behind this one. */
-static int gate_spin(struct gate *gate, unsigned value, int equal, int spin_ns) {
+/* Offers the CPU: on a busy machine the thread that is waited for may be queued behind this one. Where another program took it,
+ * the pool remembers: who yields goes to the end of the queue and waits for every program's slice, milliseconds at each
+ * barrier, while who sleeps is put in front when he is woken. */
+static int64_t offer_cpu(mka_pool *pool, int64_t before) {
+    sched_yield();
+    int64_t now = now_ns();
+    if (now - before > CROWD_NS) atomic_store_explicit(&pool->crowded, now + CALM_NS, memory_order_relaxed);
+    return now;
+}
+
+static int crowded(mka_pool *pool, int64_t now) {
+    return now < atomic_load_explicit(&pool->crowded, memory_order_relaxed);
+}
+
+/* Spins until the gate's value is (equal = 1) or is not (equal = 0) value; 0 when time is up first. */
+static int gate_spin(mka_pool *pool, struct gate *gate, unsigned value, int equal) {
     int64_t begin = 0, now = 0;
     for (unsigned turn = 0;; turn++) {
         if ((atomic_load_explicit(&gate->value, memory_order_acquire) == value) == equal) return 1;
-        if (now - begin > YIELD_NS) sched_yield();
-        if (turn % 32 == 31 || now - begin > YIELD_NS) { /* reading the clock costs about as much as 32 short pauses */
+        if (now - begin > YIELD_NS) {
+            now = offer_cpu(pool, now);
+        } else if (turn % 32 == 31) { /* reading the clock costs about as much as 32 short pauses */
             now = now_ns();
             if (begin == 0) begin = now;
-            if (now - begin >= spin_ns) return 0;
         }
+        if (begin != 0 && (now - begin >= pool->spin_ns || crowded(pool, now))) return 0;
         relax();
     }
 }
 
-static void gate_wait(struct gate *gate, unsigned value, int equal, int spin_ns) {
-    if (gate_spin(gate, value, equal, spin_ns)) return;
+static void gate_wait(mka_pool *pool, struct gate *gate, unsigned value, int equal) {
+    if (gate_spin(pool, gate, value, equal)) return;
     atomic_fetch_add(&gate->sleepers, 1);
     for (;;) {
         unsigned seen = atomic_load(&gate->value);
@@ -113,7 +130,7 @@ static void *worker_main(void *argument) {
     struct worker *self = argument;
     mka_pool *pool = self->pool;
     for (unsigned seen = 0;; seen++) {
-        gate_wait(&pool->epoch, seen, 0, pool->spin_ns);
+        gate_wait(pool, &pool->epoch, seen, 0);
         if (!pool->task) return NULL;
         pool->task(pool->argument, self->index, pool->threads);
         if (atomic_fetch_sub(&pool->pending.value, 1) == 1) gate_wake(&pool->pending);
@@ -132,14 +149,14 @@ void mka_pool_run(mka_pool *pool, mka_task_fn *task, void *argument) {
     pthread_mutex_lock(&pool->turn);
     if (pool->threads > 1) fork_task(pool, task, argument);
     task(argument, 0, pool->threads);
-    if (pool->threads > 1) gate_wait(&pool->pending, 0, 1, pool->spin_ns);
+    if (pool->threads > 1) gate_wait(pool, &pool->pending, 0, 1);
     pthread_mutex_unlock(&pool->turn);
 }
 
 void mka_pool_barrier_with(mka_pool *pool, void (*between)(void *user), void *user) {
     unsigned phase = atomic_load_explicit(&pool->phase.value, memory_order_relaxed); /* cannot change before we arrive */
     if (atomic_fetch_add(&pool->arrived, 1) + 1 < pool->threads) {
-        gate_wait(&pool->phase, phase, 0, pool->spin_ns);
+        gate_wait(pool, &pool->phase, phase, 0);
         return;
     }
     if (between) between(user);
