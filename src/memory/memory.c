@@ -184,9 +184,10 @@ mka_status mka_memory_attend(mka_memory *memory, int index, int n, const float *
         return mka_fail(error, MKA_BAD_ARGUMENT, "%d queries over %d tokens: 1 to %d queries can stand at the end of a layer", n,
                         l->length, o->queries);
     mka_attend_job job = {.n = n, .first = l->length - n, .heads = o->heads, .scale = o->scale, .q = queries, .out = out};
+    mka_ops *ops = ops_of(memory);
+    if (used) mka_there_collect(&l->tiers, ops); /* what calls before that did not ask for */
     memory->shared.used = used ? *used : (mka_used){.queries = 0};
     uint64_t before = memory->shared.spill ? mka_spill_bytes_read(memory->shared.spill) : 0;
-    mka_ops *ops = ops_of(memory);
     mka_tiers_attend(&l->tiers, ops, &job, NULL, 0);
     if (used) mka_there_collect(&l->tiers, ops);
     if (memory->shared.spill) memory->shared.used.spill_bytes += mka_spill_bytes_read(memory->shared.spill) - before;

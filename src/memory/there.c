@@ -276,6 +276,7 @@ void mka_there_attend(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, int
     uint64_t before = ops->cache_bytes, scanned = t->shared->used.scan_bytes;
     run_recall(t, ops, job, blocks, &t->shared->plan.recall, job->out, comparing ? w->read : NULL);
     t->shared->used.local_bytes += ops->cache_bytes - before;
+    t->uncounted = 1;
     for (int h = 0; h < t->local.shape.kv_heads; h++) count_call(t, job, blocks, &t->shared->used);
     uint64_t local = ops->cache_bytes - before;
     ops->cache_bytes += t->shared->used.scan_bytes - scanned;
@@ -289,7 +290,8 @@ void mka_there_attend(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, int
 void mka_there_collect(mka_tiers *t, mka_ops *ops) {
     const mka_longterm *l = &t->longterm;
     int heads = t->local.shape.kv_heads;
-    if (!t->there) return;
+    if (!t->there || !t->uncounted) return;
+    t->uncounted = 0;
     mka_device_counts *last = t->counted, *all = last + heads;
     mka_device_longterm_counts(t->there, all);
     for (int h = 0; h < heads; h++, last++) {

@@ -46,6 +46,7 @@ typedef struct mka_tiers {
     int forgotten;              /* tokens sinks..forgotten - 1 are no longer in the local tier */
     mka_head_used *heads;       /* NULL, or [kv_heads] while somebody watches; owned */
     mka_device_longterm *there; /* the long-term tier's copy on the device that the local tier is on; NULL: it is not */
+    int uncounted;              /* with it: 1: it has counted what nobody has asked for yet */
     mka_device_counts *counted; /* with it: [kv_heads] what was counted there when it was last asked, and room; owned */
 } mka_tiers;
 

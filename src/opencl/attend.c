@@ -27,7 +27,7 @@ mka_cl_scratch mka_cl_lay_out_scratch(const mka_device *device, const struct mka
     s.half_count = device->nv ? (size_t)limits->rows * (size_t)limits->cols : 0;
     s.counters = s.halves + padded(s.half_count / 2 + 1);
     s.recall = s.counters + padded((size_t)limits->kv_heads + 1);
-    s.floats = s.recall + padded(mka_cl_recall_floats(limits));
+    s.floats = s.recall + padded(mka_cl_recall_floats(device, limits));
     return s;
 }
 
@@ -202,11 +202,12 @@ static void make_plan(plan *p, mka_ops *ops, const mka_attend_job *job) {
     plan_splits(p);
 }
 
-/* All splits of a plan whose queries are turned. */
-static void launch_splits(mka_ops *ops, plan *p) {
+/* All splits of a plan whose queries are turned. states 1: they stay states, and kernels that leave such are welcome. */
+static void launch_splits(mka_ops *ops, plan *p, int states) {
     const mka_attend_job *job = p->job;
-    int fast = 0;
-    if (edge_of(p, job->first) == edge_of(p, job->first + job->n - 1)) fast = mka_cl_attend_far(ops, job, p->begin, p->far_end);
+    int fast = 0, shift = p->gap - p->cache->base;
+    if (p->cache->ring ? edge_of(p, job->first) == edge_of(p, job->first + job->n - 1) : states)
+        fast = mka_cl_attend_far(ops, job, shift, p->begin, p->far_end);
     if (fast)
         p->splits = fast;
     else if (p->splits)
@@ -219,7 +220,7 @@ int mka_cl_attend_states(mka_ops *ops, const mka_attend_job *job) {
     make_plan(&p, ops, job);
     p.finished = 0;
     if (job->key_type == MKA_Q4_0) turn_queries(&p);
-    launch_splits(ops, &p);
+    launch_splits(ops, &p, 1);
     count_bytes(ops, &p);
     return p.splits + p.near;
 }
@@ -239,7 +240,7 @@ static void device_attend(mka_ops *ops, const mka_attend_job *job) {
         return;
     }
     if (job->key_type == MKA_Q4_0) turn_queries(&p);
-    launch_splits(ops, &p);
+    launch_splits(ops, &p, 0);
     if (!p.finished) merge(&p);
     pthread_mutex_unlock(&d->lock);
     count_bytes(ops, &p);

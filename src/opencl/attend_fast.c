@@ -41,13 +41,13 @@ static int decodes(const mka_attend_job *job) {
 }
 
 /* The cache's kernel of this use for so many tokens, built at the first; NULL: the driver refuses, and the device knows. */
-static cl_kernel kernel_of(const mka_attend_job *job, cl_kernel *kept, const char *file, const char *name, int fused) {
+static cl_kernel kernel_of(const mka_attend_job *job, cl_kernel *kept, const char *file, const char *name, const char *more) {
     mka_device_cache *c = job->device;
     mka_error error;
     if (!*kept && mka_cl_kernel(c->device, file, name, kept, &error,
                                 "-DKEY_TYPE=%d -DVALUE_TYPE=%d -DKEY_DIM=%d -DVALUE_DIM=%d -DGROUP=%d -DN=%d %s",
                                 (int)c->keys.type, (int)c->values.type, c->keys.dim, c->shape.value_dim,
-                                job->heads / job->kv_heads, decodes(job) ? job->n : 1, fused ? "-DFUSED=1" : "") != MKA_OK)
+                                job->heads / job->kv_heads, decodes(job) ? job->n : 1, more) != MKA_OK)
         mka_cl_keep_failure(c->device, &error);
     return *kept;
 }
@@ -74,23 +74,23 @@ static void output(mka_cl_call *c, const mka_attend_job *job) {
     mka_cl_out(c, job->out, (size_t)job->n * (size_t)job->heads, width, width);
 }
 
-/* Few queries over many keys; fused: the last group merges and out is finished, else the states of the splits stay in scratch.
- * Returns the splits. */
-static int decode(mka_ops *ops, const mka_attend_job *job, int begin, int end, int fused) {
+/* Few queries over many keys; fused: the last group merges and out is finished, else the states of the splits stay in scratch,
+ * and rows may lie shift further on. Returns the splits. */
+static int decode(mka_ops *ops, const mka_attend_job *job, int shift, int begin, int end, int fused) {
     mka_mirror *m = ops->mirror;
     mka_device_cache *cache = job->device;
     int keys = end - begin, splits = (int)decode_splits(m->device, job->kv_heads), most = (keys + LEAST_SPLIT - 1) / LEAST_SPLIT;
     if (splits > most) splits = most;
     int split_keys = mka_pad((keys + splits - 1) / splits, 32);
     splits = (keys + split_keys - 1) / split_keys;
-    cl_kernel kernel =
-        kernel_of(job, &cache->decode[job->n], "attend_decode_nv", fused ? "attend_decode_fused" : "attend_decode", fused);
+    cl_kernel kernel = kernel_of(job, fused ? &cache->decode[job->n] : &cache->states[job->n], "attend_decode_nv",
+                                 fused ? "attend_decode_fused" : "attend_decode", fused ? "-DFUSED=1" : "-DGAP=1");
     if (!kernel) return splits;
     mka_cl_call c = mka_cl_begin(m, kernel, "attend_decode");
-    if (fused)
-        query(&c, job);
-    else
+    if (cache->shape.key_type == MKA_Q4_0)
         mka_cl_buffer(&c, m->scratch, m->parts.queries);
+    else
+        query(&c, job);
     common(&c, job, begin, end);
     mka_cl_int(&c, split_keys);
     mka_cl_buffer(&c, m->scratch, 0);
@@ -98,21 +98,33 @@ static int decode(mka_ops *ops, const mka_attend_job *job, int begin, int end, i
     if (fused) {
         mka_cl_buffer(&c, m->scratch, m->parts.counters);
         output(&c, job);
+    } else {
+        mka_cl_int(&c, job->skip_from);
+        mka_cl_int(&c, shift);
     }
     mka_cl_run(&c, DECODE_ITEMS, (size_t)splits, (size_t)job->kv_heads, 1);
     return splits;
 }
 
-static void prefill(mka_ops *ops, const mka_attend_job *job, int begin, int end, int nv) {
+/* A prompt by the matrix unit (nv 1) or in plain float32. states 1: as one state of every row in scratch; then rows may lie shift
+ * further on. */
+static void prefill(mka_ops *ops, const mka_attend_job *job, int shift, int begin, int end, int nv, int states) {
     mka_device_cache *cache = job->device;
     size_t queries = nv ? NV_QUERIES : PLAIN_QUERIES;
-    cl_kernel kernel = kernel_of(job, nv ? &cache->prefill_nv : &cache->prefill, nv ? "attend_prefill_nv" : "attend_prefill",
-                                 "attend_prefill", 0);
+    cl_kernel *kept = states ? &cache->prefill_states : nv ? &cache->prefill_nv : &cache->prefill;
+    cl_kernel kernel =
+        kernel_of(job, kept, nv ? "attend_prefill_nv" : "attend_prefill", "attend_prefill", states ? "-DSTATES=1" : "");
     if (!kernel) return;
     mka_cl_call c = mka_cl_begin(ops->mirror, kernel, "attend_prefill");
     query(&c, job);
     common(&c, job, begin, end);
-    output(&c, job);
+    if (states) {
+        mka_cl_buffer(&c, ops->mirror->scratch, 0);
+        mka_cl_int(&c, job->skip_from);
+        mka_cl_int(&c, shift);
+    } else {
+        output(&c, job);
+    }
     mka_cl_run(&c, nv ? DECODE_ITEMS : PLAIN_ITEMS, ((size_t)job->n + queries - 1) / queries, (size_t)job->heads, 1);
 }
 
@@ -127,16 +139,18 @@ int mka_cl_attend_whole(mka_ops *ops, const mka_attend_job *job, int begin, int 
     if (job->device->ring || job->m || job->key_first != 0 || job->skip_to > job->skip_from || end <= begin) return 0;
     int nv = known_to_nv(ops, job->device);
     if (nv && decodes(job))
-        decode(ops, job, begin, end, 1);
+        decode(ops, job, 0, begin, end, 1);
     else if (nv || plain_prefill_serves(job))
-        prefill(ops, job, begin, end, nv);
+        prefill(ops, job, 0, begin, end, nv, 0);
     else
         return 0;
     return 1;
 }
 
-int mka_cl_attend_far(mka_ops *ops, const mka_attend_job *job, int begin, int end) {
-    if (!job->device->ring || job->key_first != 0 || job->skip_to > job->skip_from || end <= begin) return 0;
-    if (!known_to_nv(ops, job->device) || !decodes(job)) return 0;
-    return decode(ops, job, begin, end, 0);
+int mka_cl_attend_far(mka_ops *ops, const mka_attend_job *job, int shift, int begin, int end) {
+    if (job->key_first != 0 || end <= begin || !known_to_nv(ops, job->device)) return 0;
+    if (decodes(job)) return decode(ops, job, shift, begin, end, 0);
+    if (job->device->ring) return 0;
+    prefill(ops, job, shift, begin, end, 1, 1);
+    return 1;
 }

@@ -30,16 +30,18 @@ struct mka_device_cache {
     mka_cl_plane near_keys, near_values;
     int tiles;                                                       /* how many of them fit the device's local memory */
     cl_kernel attend[MKA_CL_ROWS_LOG], near_attend[MKA_CL_ROWS_LOG]; /* NULL: not built yet */
-    cl_kernel decode[9], prefill_nv, prefill;                        /* likewise; decode: of 1..8 tokens */
-    int turned_run;                                                  /* > 0: outputs are turned in runs of so many numbers */
+    cl_kernel decode[9], states[9], prefill_nv, prefill_states,
+        prefill;    /* likewise; of 1..8 tokens: finished, and as states of splits */
+    int turned_run; /* > 0: outputs are turned in runs of so many numbers */
 };
 
 /* ---- attend_fast.c; the caller holds the lock ---- */
 
 /* The attention over positions begin..end - 1 as one finished launch; 0: there is no such kernel for it, and nothing was done. */
 int mka_cl_attend_whole(mka_ops *ops, const mka_attend_job *job, int begin, int end);
-/* Those positions of a cache with a ring, of turned queries, as states of splits in scratch; returns how many, 0 likewise. */
-int mka_cl_attend_far(mka_ops *ops, const mka_attend_job *job, int begin, int end);
+/* Those positions of the cache itself, of turned queries, as states of splits in scratch; rows from position skip_from on lie
+ * shift further on. Returns how many, 0 likewise. */
+int mka_cl_attend_far(mka_ops *ops, const mka_attend_job *job, int shift, int begin, int end);
 /* Floats of scratch that either takes. */
 size_t mka_cl_decode_partial(const mka_device *device, const struct mka_ops_limits *limits);
 

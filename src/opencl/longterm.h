@@ -16,6 +16,28 @@ struct mka_device_longterm {
     cl_mem counts;      /* [kv_heads] of mka_device_counts */
     int group;          /* query heads of a key/value head that the kernels are for; 0: they are not built yet */
     MKA_CL_RECALL(MKA_CL_FIELD)
+    int nv_group; /* the same of recall_nv.cl */
+    cl_kernel nv_score, nv_read, nv_merge;
 };
+
+/* Some queries of a job. */
+typedef struct mka_cl_recall_round {
+    mka_mirror *mirror;
+    const mka_recall_job_there *job;
+    mka_attend_job local; /* of this round's queries */
+    mka_device_longterm *longterm;
+    int parts; /* states of the local tier: of all the job's queries */
+    int done;  /* queries of rounds before */
+} mka_cl_recall_round;
+
+/* The local tier's states from a round's queries on, as arguments: where they are, how many, and rows of each. recall.c */
+void mka_cl_recall_near(mka_cl_call *call, const mka_cl_recall_round *round);
+
+/* ---- recall_fast.c ---- */
+
+/* Whether these kernels have a place for the job; what one query takes of scratch; and one round. The caller holds the lock. */
+int mka_cl_recall_nv_serves(const mka_ops *ops, const mka_recall_job_there *job);
+size_t mka_cl_recall_nv_floats(int group, int kv_heads, int dim, int segments, int clusters);
+void mka_cl_recall_nv(const mka_cl_recall_round *round);
 
 #endif

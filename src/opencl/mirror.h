@@ -131,7 +131,7 @@ void mka_cl_fill_cache(mka_ops *ops);
 void mka_cl_fill_recall(mka_ops *ops);
 
 /* Floats that recall within limits takes of scratch. recall.c */
-size_t mka_cl_recall_floats(const struct mka_ops_limits *limits);
+size_t mka_cl_recall_floats(const mka_device *device, const struct mka_ops_limits *limits);
 
 /* What operations within limits take of scratch. attend.c */
 mka_cl_scratch mka_cl_lay_out_scratch(const mka_device *device, const struct mka_ops_limits *limits);

@@ -19,40 +19,42 @@ static int queries_of(size_t floats, int rows) {
     return fit < 1 ? 1 : fit > most ? (int)most : (int)fit;
 }
 
-size_t mka_cl_recall_floats(const struct mka_ops_limits *l) {
+size_t mka_cl_recall_floats(const mka_device *device, const struct mka_ops_limits *l) {
     if (l->segment == 0) return 0;
     size_t segments = ((size_t)l->context + (size_t)l->segment - 1) / (size_t)l->segment;
     size_t heads = (size_t)l->head_rows * (size_t)l->kv_heads;
     size_t one = query_floats(heads, (size_t)l->kv_heads, l->key_dim, l->value_dim, segments, (size_t)l->clusters);
+    if (device->nv) {
+        size_t nv = mka_cl_recall_nv_floats(l->head_rows, l->kv_heads, l->key_dim, (int)segments, l->clusters);
+        one = nv > one ? nv : one;
+    }
     size_t most = one * (size_t)(l->rows < MOST_QUERIES ? l->rows : MOST_QUERIES);
     return most < round_floats  ? most
            : one > round_floats ? one
                                 : round_floats; /* shorter contexts have more queries in a round */
 }
 
-typedef struct round {
-    mka_mirror *mirror;
-    const mka_recall_job_there *job;
-    mka_attend_job local; /* of this round's queries */
-    mka_device_longterm *longterm;
-    int parts; /* states of the local tier */
-    int done;  /* queries of rounds before */
-} round_of;
+void mka_cl_recall_near(mka_cl_call *c, const mka_cl_recall_round *r) {
+    size_t heads = (size_t)r->local.heads;
+    mka_cl_buffer(c, r->mirror->scratch, (size_t)r->done * heads * ((size_t)r->local.value_dim + 2));
+    mka_cl_int(c, r->parts);
+    mka_cl_int(c, r->job->local->n * r->local.heads);
+}
 
-static void work_operand(mka_cl_call *c, const round_of *r) {
+static void work_operand(mka_cl_call *c, const mka_cl_recall_round *r) {
     mka_cl_buffer(c, r->mirror->scratch, r->mirror->parts.recall);
     mka_cl_int(c, r->local.n);
     mka_cl_int(c, r->local.kv_heads);
     mka_cl_int(c, r->job->segments);
 }
 
-static void query_operand(mka_cl_call *c, const round_of *r) {
+static void query_operand(mka_cl_call *c, const mka_cl_recall_round *r) {
     size_t width = (size_t)r->local.key_dim;
     mka_cl_in(c, r->local.q, (size_t)r->local.n * (size_t)r->local.heads, width, width);
     mka_cl_float(c, r->local.scale);
 }
 
-static void prepare(const round_of *r) {
+static void prepare(const mka_cl_recall_round *r) {
     mka_cl_call c = mka_cl_begin(r->mirror, r->longterm->prepare, "prepare");
     query_operand(&c, r);
     mka_cl_buffer(&c, r->longterm->frame, 0);
@@ -60,7 +62,7 @@ static void prepare(const round_of *r) {
     mka_cl_run(&c, (size_t)r->mirror->device->lanes, (size_t)r->local.n * (size_t)r->local.heads, 1, 1);
 }
 
-static void score(const round_of *r) {
+static void score(const mka_cl_recall_round *r) {
     mka_cl_call c = mka_cl_begin(r->mirror, r->longterm->score, "score");
     query_operand(&c, r);
     mka_cl_buffer(&c, r->longterm->index, 0);
@@ -70,11 +72,10 @@ static void score(const round_of *r) {
     mka_cl_run(&c, (size_t)r->mirror->device->lanes, (size_t)r->job->segments, (size_t)r->local.kv_heads, (size_t)r->local.n);
 }
 
-static void choose(const round_of *r) {
+static void choose(const mka_cl_recall_round *r) {
     const mka_recall *rule = r->job->rule;
     mka_cl_call c = mka_cl_begin(r->mirror, r->longterm->choose, "choose");
-    mka_cl_buffer(&c, r->mirror->scratch, 0);
-    mka_cl_int(&c, r->parts);
+    mka_cl_recall_near(&c, r);
     mka_cl_buffer(&c, r->longterm->index, 0);
     mka_cl_int(&c, r->longterm->shape.segments);
     mka_cl_int(&c, (int)rule->contract);
@@ -87,7 +88,7 @@ static void choose(const round_of *r) {
     mka_cl_run(&c, (size_t)r->mirror->device->lanes, (size_t)r->local.kv_heads, (size_t)r->local.n, 1);
 }
 
-static void read_rows(const round_of *r) {
+static void read_rows(const mka_cl_recall_round *r) {
     const mka_recall *rule = r->job->rule;
     mka_cl_call c = mka_cl_begin(r->mirror, r->longterm->read, "read");
     mka_cl_buffer(&c, r->longterm->index, 0);
@@ -100,11 +101,10 @@ static void read_rows(const round_of *r) {
     mka_cl_run(&c, (size_t)r->mirror->device->lanes, (size_t)r->job->segments, (size_t)r->local.kv_heads, (size_t)r->local.n);
 }
 
-static void gather(const round_of *r) {
+static void gather(const mka_cl_recall_round *r) {
     size_t rows = (size_t)r->local.n * (size_t)r->local.heads, width = (size_t)r->local.value_dim;
     mka_cl_call c = mka_cl_begin(r->mirror, r->longterm->gather, "gather");
-    mka_cl_buffer(&c, r->mirror->scratch, 0);
-    mka_cl_int(&c, r->parts);
+    mka_cl_recall_near(&c, r);
     mka_cl_int(&c, r->local.device->turned_run);
     mka_cl_int(&c, (int)r->job->rule->contract);
     work_operand(&c, r);
@@ -117,7 +117,7 @@ static void gather(const round_of *r) {
     mka_cl_run(&c, (size_t)r->mirror->device->lanes, rows, 1, 1);
 }
 
-static void tally(const round_of *r) {
+static void tally(const mka_cl_recall_round *r) {
     mka_cl_call c = mka_cl_begin(r->mirror, r->longterm->tally, "tally");
     work_operand(&c, r);
     mka_cl_buffer(&c, r->longterm->counts, 0);
@@ -153,27 +153,36 @@ static mka_attend_job part_of(const mka_attend_job *job, int from, int n) {
     return part;
 }
 
+static void run_phases(const mka_cl_recall_round *r) {
+    prepare(r);
+    if (r->job->rule->contract != MKA_RECALL_DENSE) {
+        score(r);
+        choose(r);
+    }
+    read_rows(r);
+    gather(r);
+    tally(r);
+}
+
 static void device_recall(mka_ops *ops, const mka_recall_job_there *job) {
     mka_device *d = ops->mirror->device;
     const mka_attend_job *local = job->local;
-    size_t one = query_floats((size_t)local->heads, (size_t)local->kv_heads, local->key_dim, local->value_dim,
-                              (size_t)job->segments, (size_t)job->longterm->shape.clusters);
+    int group = local->heads / local->kv_heads, clusters = job->longterm->shape.clusters, nv = mka_cl_recall_nv_serves(ops, job);
+    size_t one = nv ? mka_cl_recall_nv_floats(group, local->kv_heads, local->key_dim, job->segments, clusters)
+                    : query_floats((size_t)local->heads, (size_t)local->kv_heads, local->key_dim, local->value_dim,
+                                   (size_t)job->segments, (size_t)clusters);
     int most = queries_of(one, local->n);
     mka_error error;
     pthread_mutex_lock(&d->lock);
-    if (build(job->longterm, local->heads / local->kv_heads, &error) != MKA_OK) mka_cl_keep_failure(d, &error);
+    if (!nv && build(job->longterm, group, &error) != MKA_OK) mka_cl_keep_failure(d, &error);
+    int parts = d->failure.status == MKA_OK ? mka_cl_attend_states(ops, local) : 0;
     for (int from = 0; from < local->n && d->failure.status == MKA_OK; from += most) {
-        int n = local->n - from < most ? local->n - from : most;
-        round_of r = {ops->mirror, job, part_of(local, from, n), job->longterm, 0, from};
-        r.parts = mka_cl_attend_states(ops, &r.local);
-        prepare(&r);
-        if (job->rule->contract != MKA_RECALL_DENSE) {
-            score(&r);
-            choose(&r);
-        }
-        read_rows(&r);
-        gather(&r);
-        tally(&r);
+        mka_cl_recall_round r = {ops->mirror,   job,   part_of(local, from, local->n - from < most ? local->n - from : most),
+                                 job->longterm, parts, from};
+        if (nv)
+            mka_cl_recall_nv(&r);
+        else
+            run_phases(&r);
     }
     pthread_mutex_unlock(&d->lock);
 }

@@ -16,7 +16,7 @@
  *
  * Build options: KEY_DIM = VALUE_DIM, a multiple of 16 up to 256 (of 64 for q4); KEY_TYPE = VALUE_TYPE 1 (f16), 30 (bf16), 8 (q8)
  * or 2 (q4); GROUP query heads a key/value head; N query tokens, N GROUP <= 16; FUSED: the last group of a head merges all parts,
- * and out is finished; WARPS (even) and SUB, 16-token steps a turn; MOST_SPLITS. Cache: rows of KEY_DIM numbers, padded to 32 for
+ * and out is finished; GAP: tokens from gap_from on lie gap rows further on; WARPS (even) and SUB, 16-token steps a turn; MOST_SPLITS. Cache: rows of KEY_DIM numbers, padded to 32 for
  * codes; q4 byte b of a group of 32: number b in the low nibble, b + 16 in the high one.
  *
  * Fastest where the device has one group a compute unit: with a group more on some, those finish late, and each part costs the
@@ -96,11 +96,21 @@ typedef struct {
 #endif
 } value_part;
 
-static inline void load_keys(global const uchar *keys, global const half *scales, uint first, uint last, key_part *k) {
+#ifdef GAP
+#define ROW_OF(token)  ((token) + ((token) >= gap.x ? gap.y : 0))
+#define GAP_ARGUMENT , uint2 gap
+#define GAP_PASSED   , (uint2)(gap_from, gap_rows)
+#else
+#define ROW_OF(token) (token)
+#define GAP_ARGUMENT
+#define GAP_PASSED
+#endif
+
+static inline void load_keys(global const uchar *keys, global const half *scales, uint first, uint last, key_part *k GAP_ARGUMENT) {
     uint g = get_local_id(0) % 32 / 4, t = get_local_id(0) % 4;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        uint token = min(first + g + 8 * i, last);
+        uint token = ROW_OF(min(first + g + 8 * i, last));
         global const uchar *at = keys + (size_t)token * ROW_BYTES + t * KEY_LOAD;
 #pragma unroll
         for (int j = 0; j < KEY_LOADS; j++) load(at + j * 4 * KEY_LOAD, KEY_LOAD, k->row[i] + j * KEY_LOAD / 4);
@@ -114,11 +124,12 @@ static inline void load_keys(global const uchar *keys, global const half *scales
     }
 }
 
-static inline void load_values(global const uchar *values, global const float *scales, uint first, uint last, value_part *v) {
+static inline void load_values(global const uchar *values, global const float *scales, uint first, uint last,
+                               value_part *v GAP_ARGUMENT) {
     uint g = get_local_id(0) % 32 / 4, t = get_local_id(0) % 4;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        uint token = min(first + 2 * t + i % 2 + 8 * (i / 2), last);
+        uint token = ROW_OF(min(first + 2 * t + i % 2 + 8 * (i / 2), last));
         global const uchar *at = values + (size_t)token * ROW_BYTES + g * VALUE_LOAD;
 #pragma unroll
         for (int j = 0; j < ROW_BYTES / 8 / VALUE_LOAD; j++)
@@ -126,7 +137,7 @@ static inline void load_values(global const uchar *values, global const float *s
     }
 #ifdef QUANT
 #pragma unroll
-    for (int i = 0; i < 2; i++) v->scale[i] = scales[min(first + g + 8 * i, last)];
+    for (int i = 0; i < 2; i++) v->scale[i] = scales[ROW_OF(min(first + g + 8 * i, last))];
 #endif
 }
 
@@ -590,6 +601,10 @@ attend_decode(
     global const float *q, ulong q_at, global const uchar *keys, ulong keys_at, ulong key_scales_at, global const uchar *values,
     ulong values_at, ulong value_scales_at, int capacity, int key_from, int key_to, int first, int n_tokens, int window,
     float scale, int split_keys, global float *partial, ulong partial_at, int first_split
+#ifdef GAP
+    ,
+    uint gap_from, int gap_rows
+#endif
 #ifdef FUSED
     ,
     global uint *counters, ulong counters_at, global float *out, ulong out_at
@@ -624,9 +639,9 @@ attend_decode(
     value_part v[SUB];
     uint at = begin + warp * 16 * SUB;
 #pragma unroll
-    for (int u = 0; u < SUB; u++) load_keys(keys, key_scales, at + u * 16, last, &k[u]);
+    for (int u = 0; u < SUB; u++) load_keys(keys, key_scales, at + u * 16, last, &k[u] GAP_PASSED);
 #pragma unroll
-    for (int u = 0; u < SUB; u++) load_values(values, value_scales, at + u * 16, last, &v[u]);
+    for (int u = 0; u < SUB; u++) load_values(values, value_scales, at + u * 16, last, &v[u] GAP_PASSED);
     uint queries[NT][MT][2];
     load_queries(q + q_at + head * GROUP * KEY_DIM, heads * KEY_DIM, scale * LOG2E, queries);
 #if KEY_TYPE == 8
@@ -644,14 +659,14 @@ attend_decode(
             score(&k[u], queries, s[u]);
 #endif
 #pragma unroll
-        for (int u = 0; u < SUB; u++) load_keys(keys, key_scales, at + step + u * 16, last, &k[u]);
+        for (int u = 0; u < SUB; u++) load_keys(keys, key_scales, at + step + u * 16, last, &k[u] GAP_PASSED);
         if (at + SUB * 16 > end || (int)(at + SUB * 16) > first + 1 || (window && (int)at <= first + N - 1 - window))
             mask(at, end, first, window, s);
         weigh(&a, s, v, p);
 #pragma unroll
         for (int u = 0; u < SUB; u++) {
             mix(&v[u], p[u], a.o, a.sums);
-            load_values(values, value_scales, at + step + u * 16, last, &v[u]);
+            load_values(values, value_scales, at + step + u * 16, last, &v[u] GAP_PASSED);
         }
     }
     finish(&a);

@@ -12,7 +12,8 @@
  * Tiles of codes become halves on their way. Rounded: queries (after scaling), weights, and values of codes, to the unit's type.
  *
  * Build options: KEY_DIM = VALUE_DIM, a multiple of 16 up to 256; KEY_TYPE = VALUE_TYPE 1 (f16), 30 (bf16), 8 (q8) or 2 (q4);
- * GROUP; WARPS. Rows of the cache as in attend_decode_nv.cl.
+ * GROUP; WARPS. STATES: tokens from gap_from on lie gap rows further on, and instead of out partial [n][heads][VALUE_DIM + 2] gets a
+ * finished state: logarithm of the sum, 1, and the attention. Rows of the cache as in attend_decode_nv.cl.
  */
 #ifndef WARPS
 #define WARPS 8
@@ -42,14 +43,24 @@ typedef struct {
     global const uchar *rows;
     global const half *group_scales;  /* q8, q4 keys */
     global const float *token_scales; /* q8, q4 values */
+#ifdef STATES
+    uint gap_from, gap;
+#endif
 } plane;
+
+static inline size_t row_of(const plane *p, uint token) {
+#ifdef STATES
+    if (token >= p->gap_from) token += p->gap;
+#endif
+    return token;
+}
 
 /* Tokens at..at + TILE - 1 of a plane, none beyond last, into local memory. */
 static inline void load_tile(const plane *from, uint at, uint last, local uchar *to) {
 #ifdef QUANT
     for (uint i = get_local_id(0); i < TILE * CHUNKS; i += WARPS * 32) {
         uint row = i / CHUNKS, chunk = i % CHUNKS;
-        size_t token = min(at + row, last);
+        size_t token = row_of(from, min(at + row, last));
         float f = from->token_scales ? from->token_scales[token] : vload_half(token * GROUPS + chunk / 4, from->group_scales);
 #if KEY_TYPE == 8
         char8 codes = *(global const char8 *)(from->rows + token * ROW_BYTES + chunk * 8);
@@ -66,11 +77,11 @@ static inline void load_tile(const plane *from, uint at, uint last, local uchar 
 #pragma unroll
     for (uint k = 0; k < TILE * CHUNKS / (WARPS * 32); k++) {
         uint i = get_local_id(0) + k * (WARPS * 32), row = i / CHUNKS, chunk = i % CHUNKS;
-        copy16(base + row * STRIDE + chunk * 16, from->rows + (size_t)min(at + row, last) * ROW_BYTES + chunk * 16);
+        copy16(base + row * STRIDE + chunk * 16, from->rows + row_of(from, min(at + row, last)) * ROW_BYTES + chunk * 16);
     }
 #if TILE * CHUNKS % (WARPS * 32)
     uint i = get_local_id(0) + TILE * CHUNKS / (WARPS * 32) * (WARPS * 32), row = i / CHUNKS, chunk = i % CHUNKS;
-    if (row < TILE) copy16(base + row * STRIDE + chunk * 16, from->rows + (size_t)min(at + row, last) * ROW_BYTES + chunk * 16);
+    if (row < TILE) copy16(base + row * STRIDE + chunk * 16, from->rows + row_of(from, min(at + row, last)) * ROW_BYTES + chunk * 16);
 #endif
     end_copies();
 #endif
@@ -178,7 +189,12 @@ static inline void mask(float s[NT][4], int at, int position, int end, int windo
 kernel __attribute__((reqd_work_group_size(WARPS * 32, 1, 1))) void
 attend_prefill(global const float *q, ulong q_at, global const uchar *keys, ulong keys_at, ulong key_scales_at,
                global const uchar *values, ulong values_at, ulong value_scales_at, int capacity, int key_from, int key_to,
-               int first, int n, int window, float scale, global float *out, ulong out_at) {
+               int first, int n, int window, float scale, global float *out, ulong out_at
+#ifdef STATES
+               ,
+               uint gap_from, uint gap
+#endif
+) {
     local uchar key_tile[TILE * STRIDE] __attribute__((aligned(128)));
     local uchar value_tile[TILE * STRIDE] __attribute__((aligned(128)));
     /* the groups with most keys begin first */
@@ -189,6 +205,10 @@ attend_prefill(global const float *q, ulong q_at, global const uchar *keys, ulon
 #ifdef QUANT
     k.group_scales = (global const half *)(keys + key_scales_at) + before * GROUPS;
     v.token_scales = (global const float *)(values + value_scales_at) + before;
+#endif
+#ifdef STATES
+    k.gap_from = v.gap_from = gap_from;
+    k.gap = v.gap = gap;
 #endif
     int end = min(key_to, first + min(row + 16 * WARPS, n)), begin = key_from;
     if (window) begin = max(begin, (first + row - window + 1) / TILE * TILE);
@@ -224,7 +244,12 @@ attend_prefill(global const float *q, ulong q_at, global const uchar *keys, ulon
         int query = mine + g + 8 * i;
         if (query >= n) continue;
         float inverse = z[i] > 0 ? 1 / z[i] : z[i]; /* no key at all: zero; NaN stays */
+#ifdef STATES
+        global float *to = out + out_at + ((size_t)query * heads + head) * (D + 2) + 2 + 2 * t;
+        if (t == 0) *(global float2 *)(to - 2) = (float2)(z[i] > 0 ? (m[i] - LIFT + native_log2(z[i])) / LOG2E : -INFINITY, z[i] > 0);
+#else
         global float *to = out + out_at + ((size_t)query * heads + head) * D + 2 * t;
+#endif
 #pragma unroll
         for (int j = 0; j < 2 * MT; j++) *(global float2 *)(to + j * 8) = (float2)(o[j][2 * i], o[j][2 * i + 1]) * inverse;
     }

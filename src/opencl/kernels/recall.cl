@@ -218,16 +218,16 @@ int share_step(const work_place *w, ulong first, int segment, int cluster) {
     return step_of(most);
 }
 
-/* partial: [parts][n * heads][PART], the local tier's states. Sets LOG_TOTAL of a row; for certified LEAST to the logarithm of
- * the local sum alone. */
-void total(const work_place *w, ulong row, global const float *partial, int parts, int certified, local float *sums) {
+/* partial: [parts][near_rows][PART], the local tier's states, of which the first are these queries'. Sets LOG_TOTAL of a row; for
+ * certified to the logarithm of the local sum alone. */
+void total(const work_place *w, ulong row, global const float *partial, int parts, int near_rows, int certified,
+           local float *sums) {
     int lane = (int)get_local_id(0);
-    ulong rows = (ulong)w->n * (ulong)w->kv_heads * GROUP;
     float m = -INFINITY, z = 0.0f;
     for (int s = lane; s < w->segments + parts; s += LANES) {
         int near = s >= w->segments;
         if (certified && !near) continue;
-        global const float *state = near ? partial + ((ulong)(s - w->segments) * rows + row) * PART : state_of(w, row, s);
+        global const float *state = near ? partial + ((ulong)(s - w->segments) * (ulong)near_rows + row) * PART : state_of(w, row, s);
         float next = fmax(m, state[0]);
         if (next > -INFINITY) z = z * exp(m - next) + state[1] * exp(state[0] - next);
         m = next;
@@ -306,15 +306,15 @@ void choose_bounds(const work_place *w, ulong row, float eps, volatile local uin
 }
 
 /* change, value: of recall.h's rule; share, tokens, eps: of mka_recall. */
-kernel void choose(global const float *partial, ulong partial_at, int parts, global const uchar *index, ulong index_at,
-                   int capacity, int contract, float share, int tokens, float eps, float change, float value,
+kernel void choose(global const float *partial, ulong partial_at, int parts, int near_rows, global const uchar *index,
+                   ulong index_at, int capacity, int contract, float share, int tokens, float eps, float change, float value,
                    global float *work, ulong work_at, int n, int kv_heads, int segments) {
     local float sums[2 * LANES];
     volatile local uint steps[STEPS];
     work_place w = place_work(work, work_at, n, kv_heads, segments);
     int lane = (int)get_local_id(0);
     ulong head = get_group_id(0), query = get_group_id(1), first = (query * (ulong)kv_heads + head) * GROUP;
-    for (int r = 0; r < GROUP; r++) total(&w, first + (ulong)r, partial + partial_at, parts, contract == CERTIFIED, sums);
+    for (int r = 0; r < GROUP; r++) total(&w, first + (ulong)r, partial + partial_at, parts, near_rows, contract == CERTIFIED, sums);
     if (contract == CERTIFIED)
         for (int r = 0; r < GROUP; r++) choose_bounds(&w, first + (ulong)r, eps, steps);
     if (contract != ESTIMATED) return;
@@ -564,19 +564,19 @@ kernel void read(global const uchar *index, ulong index_at, global const uchar *
 
 /* partial: the local tier's states, whose sums are turned in runs of run numbers (0: are not). wants_read 1: read [rows] gets the
  * logarithm of the partition sum of what was read. */
-kernel void gather(global const float *partial, ulong partial_at, int parts, int run, int contract, global float *work,
-                   ulong work_at, int n, int kv_heads, int segments, global float *out, ulong out_at, int wants_read,
+kernel void gather(global const float *partial, ulong partial_at, int parts, int near_rows, int run, int contract,
+                   global float *work, ulong work_at, int n, int kv_heads, int segments, global float *out, ulong out_at, int wants_read,
                    global float *read_log, ulong read_at) {
     local float x[VALUE_DIM];
     work_place w = place_work(work, work_at, n, kv_heads, segments);
     int lane = (int)get_local_id(0);
-    ulong row = get_group_id(0), rows = (ulong)n * (ulong)kv_heads * GROUP, step = rows * PART;
+    ulong row = get_group_id(0), step = (ulong)n * (ulong)kv_heads * GROUP * PART, near_step = (ulong)near_rows * PART;
     global const float *near = partial + partial_at + row * PART, *far = w.parts + row * PART;
     float most = -INFINITY, z = 0.0f, unread = 0.0f;
-    for (int s = 0; s < parts; s++) most = fmax(most, near[(ulong)s * step]);
+    for (int s = 0; s < parts; s++) most = fmax(most, near[(ulong)s * near_step]);
     for (int s = 0; s < segments; s++) most = fmax(most, far[(ulong)s * step]);
     for (int s = 0; s < parts; s++)
-        if (near[(ulong)s * step] > -INFINITY) z += near[(ulong)s * step + 1] * exp(near[(ulong)s * step] - most);
+        if (near[(ulong)s * near_step] > -INFINITY) z += near[(ulong)s * near_step + 1] * exp(near[(ulong)s * near_step] - most);
     for (int s = 0; s < segments; s++) {
         float add = far[(ulong)s * step] > -INFINITY ? exp(far[(ulong)s * step] - most) : 0.0f;
         z += far[(ulong)s * step + 1] * add;
@@ -585,7 +585,7 @@ kernel void gather(global const float *partial, ulong partial_at, int parts, int
     for (int e = lane; e < VALUE_DIM; e += LANES) {
         float sum = 0.0f;
         for (int s = 0; s < parts; s++)
-            if (near[(ulong)s * step] > -INFINITY) sum += near[(ulong)s * step + 2 + (ulong)e] * exp(near[(ulong)s * step] - most);
+            if (near[(ulong)s * near_step] > -INFINITY) sum += near[(ulong)s * near_step + 2 + (ulong)e] * exp(near[(ulong)s * near_step] - most);
         x[e] = sum;
     }
     for (int stride = 1; stride < run; stride *= 2) {
