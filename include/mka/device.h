@@ -31,8 +31,8 @@ MKA_API mka_status mka_devices(mka_device_info *list, int room, int *count, mka_
 /* The engine's device; returns 0 when it computes on the CPU. */
 MKA_API int mka_engine_get_device(const mka_engine *engine, mka_device_info *info);
 
-/* What went over the bus and what ran, since the engine was made. Times are those of the device's own clock, and 0 unless
- * mka_engine_options.device_profile is set; waited is the host's, until results were there. */
+/* What went over the bus and what ran, since the engine was made. Times are those of the device's own clock, and only of what ran
+ * while it was profiled; waited is the host's, until results were there. */
 typedef struct mka_device_usage {
     uint64_t taken;                /* bytes held on the device now */
     uint64_t up_bytes, down_bytes; /* written to it, read from it */
@@ -41,6 +41,10 @@ typedef struct mka_device_usage {
 } mka_device_usage;
 
 MKA_API void mka_engine_get_device_usage(const mka_engine *engine, mka_device_usage *usage);
+
+/* From now on the time of every command is taken (1), which makes each take longer, or it is not (0, as at first). Waits for what
+ * runs. MKA_BAD_ARGUMENT: the engine has no device; MKA_IO: the driver refuses. */
+MKA_API mka_status mka_engine_profile_device(mka_engine *engine, int on, mka_error *error);
 
 /* A buffer of the engine's device, to measure how fast its memory is. The engine must outlive it. MKA_BAD_ARGUMENT: the engine
  * has no device, or bytes is less than 4096; MKA_NO_MEMORY: the device has no room for them. */

@@ -104,7 +104,6 @@ typedef struct mka_engine_options {
     const char *device;     /* NULL (default) or "cpu": none; "opencl", "opencl:N" or "opencl:NAME" (part of a device's or its
                                platform's name): what is made from the engine computes there (mka/device.h) */
     uint64_t device_memory; /* bytes that may be taken there; 0: what it has */
-    int device_profile;     /* 1: the time of every command is taken, which costs some */
 } mka_engine_options;
 
 /* Fills options with the defaults, so that code which sets only what it needs keeps compiling when options are added. */

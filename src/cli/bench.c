@@ -17,7 +17,6 @@ int mka_bench_open(mka_bench *bench, mka_cli *cli) {
     memset(bench, 0, sizeof *bench);
     bench->cli = cli;
     int count = list->count > 0 ? list->count : 1;
-    cli->options.device_profile = 1;
     for (int i = 0; i < count; i++) {
         cli->options.threads = list->count > 0 ? list->items[i] : 0;
         int status = mka_cli_open_engine(cli, &bench->engine[i]);
@@ -104,6 +103,32 @@ void mka_bench_row_free(mka_bench_row *row) {
     memset(row, 0, sizeof *row);
 }
 
+/* usage -= before */
+static void subtract(mka_device_usage *usage, const mka_device_usage *before) {
+    usage->up_bytes -= before->up_bytes;
+    usage->down_bytes -= before->down_bytes;
+    usage->kernels -= before->kernels;
+    usage->up_seconds -= before->up_seconds;
+    usage->down_seconds -= before->down_seconds;
+    usage->kernel_seconds -= before->kernel_seconds;
+    usage->wait_seconds -= before->wait_seconds;
+}
+
+/* One more call, in which a device takes the times of its commands: they make it slower, so that it is no sample. */
+static int profile(const mka_bench *bench, mka_bench_row *row, mka_bench_call *call, void *user) {
+    mka_engine *engine = bench->engine[row->engine];
+    mka_device_usage before;
+    mka_error error = {0};
+    if (mka_engine_profile_device(engine, 1, &error) != MKA_OK) return mka_cli_failure(&error, 0);
+    mka_engine_get_device_usage(engine, &before);
+    double calls = row->calls, seconds = call(user);
+    row->profiled = row->calls - calls;
+    mka_engine_get_device_usage(engine, &row->device);
+    subtract(&row->device, &before);
+    if (mka_engine_profile_device(engine, 0, &error) != MKA_OK) return mka_cli_failure(&error, 0);
+    return seconds < 0;
+}
+
 /* Adds half of a limit sample to what will be the mean of the two around a figure. */
 static int sample_limits(mka_bench *bench, mka_bench_row *row, int repeat) {
     mka_engine *engine = bench->engine[row->engine];
@@ -123,28 +148,13 @@ static int sample_limits(mka_bench *bench, mka_bench_row *row, int repeat) {
     return 0;
 }
 
-/* sum += after - before */
-static void add_usage(mka_device_usage *sum, const mka_device_usage *before, const mka_device_usage *after) {
-    sum->up_bytes += after->up_bytes - before->up_bytes;
-    sum->down_bytes += after->down_bytes - before->down_bytes;
-    sum->kernels += after->kernels - before->kernels;
-    sum->up_seconds += after->up_seconds - before->up_seconds;
-    sum->down_seconds += after->down_seconds - before->down_seconds;
-    sum->kernel_seconds += after->kernel_seconds - before->kernel_seconds;
-    sum->wait_seconds += after->wait_seconds - before->wait_seconds;
-}
-
 int mka_bench_sample(mka_bench *bench, mka_bench_row *row, int repeat, mka_bench_call *call, void *user) {
-    mka_device_usage before, after;
     int status = sample_limits(bench, row, repeat);
     if (status != 0) return status;
-    if (repeat == 0) row->calls = 0;
-    mka_engine_get_device_usage(bench->engine[row->engine], &before);
     row->seconds[repeat] = call(user);
     if (row->seconds[repeat] < 0) return 1;
-    mka_engine_get_device_usage(bench->engine[row->engine], &after);
-    add_usage(&row->device, &before, &after);
     status = sample_limits(bench, row, repeat);
+    if (status == 0 && repeat == 0 && mka_bench_on_device(bench, row->engine)) status = profile(bench, row, call, user);
     if (status != 0) return status;
     double least = 0;
     if (row->read[repeat] > 0) least = row->bytes * 1e-9 / row->read[repeat];
@@ -171,34 +181,35 @@ mka_bench_result mka_bench_row_result(const mka_bench *bench, mka_bench_row *row
 
 /* What the kernels of a call read a second, in 1e9 bytes, and its share of the read limit; 0 where no times were taken. */
 static double kernel_rate(const mka_bench_row *row, const mka_bench_result *r, double *fraction) {
-    double rate = row->device.kernel_seconds > 0 ? 1e-9 * row->bytes * row->calls / row->device.kernel_seconds : 0;
+    double rate = row->device.kernel_seconds > 0 ? 1e-9 * row->bytes * row->profiled / row->device.kernel_seconds : 0;
     *fraction = r->read.median > 0 ? rate / r->read.median : 0;
     return rate;
 }
 
 void mka_bench_print_device(const mka_bench *bench, const mka_bench_row *row, const mka_bench_result *r) {
     const mka_device_usage *u = &row->device;
-    if (!mka_bench_on_device(bench, row->engine) || row->calls <= 0) return;
-    double each = 1e3 / row->calls, fraction, rate = kernel_rate(row, r, &fraction);
+    if (!mka_bench_on_device(bench, row->engine) || row->profiled <= 0) return;
+    double each = 1e3 / row->profiled, fraction, rate = kernel_rate(row, r, &fraction);
     mka_cli_print(
         bench->cli,
         "        device: %.0f kernels %.4f ms, up %.3f MB %.4f ms, down %.3f MB %.4f ms, waited %.4f ms; kernels at %.1f "
         "GB/s",
-        (double)u->kernels / row->calls, each * u->kernel_seconds, 1e-6 * (double)u->up_bytes / row->calls, each * u->up_seconds,
-        1e-6 * (double)u->down_bytes / row->calls, each * u->down_seconds, each * u->wait_seconds, rate);
+        (double)u->kernels / row->profiled, each * u->kernel_seconds, 1e-6 * (double)u->up_bytes / row->profiled,
+        each * u->up_seconds, 1e-6 * (double)u->down_bytes / row->profiled, each * u->down_seconds, each * u->wait_seconds, rate);
     if (fraction > 0) mka_cli_print(bench->cli, ", %.0f%% of its %.1f", 100 * fraction, r->read.median);
     mka_cli_print(bench->cli, "\n");
 }
 
 static json_t *device_json(const mka_bench_row *row, const mka_bench_result *r) {
     const mka_device_usage *u = &row->device;
-    double each = 1e3 / row->calls, fraction, rate = kernel_rate(row, r, &fraction);
-    return json_pack(
-        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "kernels", mka_cli_json_real((double)u->kernels / row->calls),
-        "kernel_ms", mka_cli_json_real(each * u->kernel_seconds), "up_ms", mka_cli_json_real(each * u->up_seconds), "down_ms",
-        mka_cli_json_real(each * u->down_seconds), "wait_ms", mka_cli_json_real(each * u->wait_seconds), "up_bytes",
-        mka_cli_json_real((double)u->up_bytes / row->calls), "down_bytes", mka_cli_json_real((double)u->down_bytes / row->calls),
-        "kernel_gbps", mka_cli_json_real(rate), "kernel_fraction", mka_cli_json_real(fraction));
+    double each = 1e3 / row->profiled, fraction, rate = kernel_rate(row, r, &fraction);
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "kernels",
+                     mka_cli_json_real((double)u->kernels / row->profiled), "kernel_ms",
+                     mka_cli_json_real(each * u->kernel_seconds), "up_ms", mka_cli_json_real(each * u->up_seconds), "down_ms",
+                     mka_cli_json_real(each * u->down_seconds), "wait_ms", mka_cli_json_real(each * u->wait_seconds), "up_bytes",
+                     mka_cli_json_real((double)u->up_bytes / row->profiled), "down_bytes",
+                     mka_cli_json_real((double)u->down_bytes / row->profiled), "kernel_gbps", mka_cli_json_real(rate),
+                     "kernel_fraction", mka_cli_json_real(fraction));
 }
 
 void mka_bench_row_json(const mka_bench *bench, const mka_bench_row *row, const mka_bench_result *r, json_t *out) {
@@ -217,7 +228,7 @@ void mka_bench_row_json(const mka_bench *bench, const mka_bench_row *row, const 
         json_object_set_new(out, "unit", json_string(mka_unit_name(row->unit)));
         json_object_set_new(out, "unit_gflops", mka_bench_spread_json(&r->compute));
     }
-    if (mka_bench_on_device(bench, row->engine) && row->calls > 0) json_object_set_new(out, "device", device_json(row, r));
+    if (mka_bench_on_device(bench, row->engine) && row->profiled > 0) json_object_set_new(out, "device", device_json(row, r));
     json_object_set_new(out, "threads", json_integer(machine->threads));
     json_object_set_new(out, "repeats", json_integer(bench->cli->options.repeats));
     json_object_set_new(out, "cpu", mka_cli_json_string(machine->level));

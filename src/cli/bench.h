@@ -45,7 +45,8 @@ typedef struct mka_bench_row {
     mka_unit unit;                               /* that it computes with; MKA_UNITS: no arithmetic limit */
     double *seconds, *read, *compute, *fraction; /* [repeats] */
     double calls;                                /* counted by the call itself */
-    mka_device_usage device;                     /* what a device did in them */
+    double profiled;                             /* of them: those in which a device was profiled */
+    mka_device_usage device;                     /* what it did in them */
 } mka_bench_row;
 
 int mka_bench_row_make(mka_bench *bench, mka_bench_row *row);

@@ -50,7 +50,6 @@ typedef struct mka_cli_options {
     int context;    /* -c; 0: the command's default */
     int threads, chunk;
     uint64_t device_memory;       /* bytes; 0: what it has */
-    int device_profile;           /* set by bench, not by a flag */
     int max_tokens;               /* eval: 0 = the command's default */
     int layers, rounded, prefill; /* eval recall: show every head; activations as elsewhere; how the prompt is read, as an
                                      mka_memory_mode or MKA_CLI_UNSET */

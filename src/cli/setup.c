@@ -14,7 +14,6 @@ int mka_cli_open_engine(mka_cli *cli, mka_engine **engine) {
     options.nodes = cli->options.nodes;
     options.device = cli->options.device;
     options.device_memory = cli->options.device_memory;
-    options.device_profile = cli->options.device_profile;
     options.log = mka_cli_log;
     options.log_user = cli;
     /* Threads and level come from flags or the environment, so a bad one is wrong usage. */

@@ -8,7 +8,8 @@ enum { RUNS = 5, ITEMS = 256, GROUPS_A_UNIT = 16, WORD = 16 };
 
 struct mka_device_limits {
     mka_device *device;
-    cl_mem buffer; /* bytes, and a word */
+    cl_command_queue queue; /* one that takes times, whatever the device's own does */
+    cl_mem buffer;          /* bytes, and a word */
     size_t bytes;
     cl_kernel read, copy;
 };
@@ -25,9 +26,10 @@ mka_status mka_device_limits_open(mka_device *d, uint64_t bytes, mka_device_limi
     if (!status) status = mka_cl_kernel(d, "limits", "copy_all", &l->copy, error, "-DLANES=%d", d->lanes);
     pthread_mutex_unlock(&d->lock);
     if (!status) status = mka_cl_take(d, l->bytes + WORD, "a buffer to measure", &l->buffer, error);
+    if (!status) l->queue = clCreateCommandQueue(d->context, d->id, CL_QUEUE_PROFILING_ENABLE, NULL);
     if (!status &&
-        (clEnqueueFillBuffer(d->queue, l->buffer, &zero, sizeof zero, 0, l->bytes + WORD, 0, NULL, NULL) != CL_SUCCESS ||
-         clFinish(d->queue) != CL_SUCCESS))
+        (clEnqueueFillBuffer(l->queue, l->buffer, &zero, sizeof zero, 0, l->bytes + WORD, 0, NULL, NULL) != CL_SUCCESS ||
+         clFinish(l->queue) != CL_SUCCESS))
         status = mka_fail(error, MKA_NO_MEMORY, "%s: a buffer to measure cannot be had", d->info.name);
     if (status)
         mka_device_limits_destroy(l);
@@ -39,6 +41,7 @@ mka_status mka_device_limits_open(mka_device *d, uint64_t bytes, mka_device_limi
 void mka_device_limits_destroy(mka_device_limits *l) {
     if (!l) return;
     mka_cl_give(l->device, l->buffer);
+    if (l->queue) clReleaseCommandQueue(l->queue);
     free(l);
 }
 
@@ -50,8 +53,8 @@ static mka_status run(mka_device_limits *l, cl_kernel kernel, double *seconds, m
     cl_ulong start = 0, end = 0;
     char text[24];
     double begin = mka_cl_now();
-    cl_int code = clEnqueueNDRangeKernel(d->queue, kernel, 1, NULL, &global, &local, 0, NULL, &event);
-    if (code == CL_SUCCESS) code = clFinish(d->queue);
+    cl_int code = clEnqueueNDRangeKernel(l->queue, kernel, 1, NULL, &global, &local, 0, NULL, &event);
+    if (code == CL_SUCCESS) code = clFinish(l->queue);
     *seconds = mka_cl_now() - begin;
     if (event && clGetEventProfilingInfo(event, CL_PROFILING_COMMAND_START, sizeof start, &start, NULL) == CL_SUCCESS &&
         clGetEventProfilingInfo(event, CL_PROFILING_COMMAND_END, sizeof end, &end, NULL) == CL_SUCCESS && end > start)
@@ -71,6 +74,7 @@ static mka_status measure(mka_device_limits *l, uint64_t bytes, int copy, double
     mka_status status = MKA_OK;
     *gbps = 0;
     pthread_mutex_lock(&d->lock);
+    clFinish(d->queue);
     clSetKernelArg(kernel, 0, sizeof l->buffer, &l->buffer);
     clSetKernelArg(kernel, 1, sizeof at, &at);
     clSetKernelArg(kernel, 2, sizeof count, &count);

@@ -10,9 +10,8 @@ mka_status mka_devices(mka_device_info *list, int room, int *count, mka_error *e
     return mka_fail(error, MKA_UNSUPPORTED, "%s", why);
 }
 
-mka_status mka_device_open(mka_engine *engine, const char *name, uint64_t memory, int profile, mka_device **device,
-                           mka_error *error) {
-    (void)engine, (void)name, (void)memory, (void)profile;
+mka_status mka_device_open(mka_engine *engine, const char *name, uint64_t memory, mka_device **device, mka_error *error) {
+    (void)engine, (void)name, (void)memory;
     *device = NULL;
     return mka_fail(error, MKA_BAD_ARGUMENT, "%s", why);
 }
@@ -24,6 +23,11 @@ void mka_device_close(mka_device *device) {
 void mka_device_describe(const mka_device *device, mka_device_info *info) {
     (void)device;
     *info = (mka_device_info){.index = 0};
+}
+
+mka_status mka_device_profile(mka_device *device, int on, mka_error *error) {
+    (void)device, (void)on;
+    return mka_fail(error, MKA_UNSUPPORTED, "%s", why);
 }
 
 void mka_device_get_usage(mka_device *device, mka_device_usage *usage) {

@@ -93,9 +93,27 @@ static mka_status open_queue(mka_device *d, const mka_cl_found *found, mka_error
     cl_int code;
     cl_context_properties properties[] = {CL_CONTEXT_PLATFORM, (cl_context_properties)found->platform, 0};
     d->context = clCreateContext(properties, 1, &d->id, NULL, NULL, &code);
-    if (code == CL_SUCCESS) d->queue = clCreateCommandQueue(d->context, d->id, d->profile ? CL_QUEUE_PROFILING_ENABLE : 0, &code);
+    if (code == CL_SUCCESS) d->queue = clCreateCommandQueue(d->context, d->id, 0, &code);
     if (code != CL_SUCCESS) return mka_fail(error, MKA_IO, "%s cannot be used: %s", d->info.name, mka_cl_error_name(code, text));
     return MKA_OK;
+}
+
+/* Profiling is a queue's: another one takes its place. */
+mka_status mka_device_profile(mka_device *d, int on, mka_error *error) {
+    char text[24];
+    cl_int code;
+    pthread_mutex_lock(&d->lock);
+    clFinish(d->queue);
+    mka_cl_collect(d);
+    cl_command_queue queue = clCreateCommandQueue(d->context, d->id, on ? CL_QUEUE_PROFILING_ENABLE : 0, &code);
+    if (code == CL_SUCCESS) {
+        clReleaseCommandQueue(d->queue);
+        d->queue = queue;
+        d->profile = on;
+    }
+    pthread_mutex_unlock(&d->lock);
+    return code == CL_SUCCESS ? mka_succeed(error)
+                              : mka_fail(error, MKA_IO, "%s cannot be profiled: %s", d->info.name, mka_cl_error_name(code, text));
 }
 
 /* NVIDIA's compute capability times ten; 0: it is none of theirs, whatever it is called. */
@@ -121,8 +139,7 @@ static void try_nv(mka_device *d) {
     if (!d->nv) mka_log(d->engine, MKA_LOG_WARN, "%s: plain kernels serve instead: %s", d->info.name, error.message);
 }
 
-mka_status mka_device_open(mka_engine *engine, const char *name, uint64_t memory, int profile, mka_device **out,
-                           mka_error *error) {
+mka_status mka_device_open(mka_engine *engine, const char *name, uint64_t memory, mka_device **out, mka_error *error) {
     mka_cl_found found;
     int index;
     *out = NULL;
@@ -137,7 +154,6 @@ mka_status mka_device_open(mka_engine *engine, const char *name, uint64_t memory
     pthread_mutexattr_destroy(&again);
     d->engine = engine;
     d->id = found.device;
-    d->profile = profile;
     mka_cl_describe(&found, index, &d->info);
     cl_ulong local = 0;
     clGetDeviceInfo(d->id, CL_DEVICE_LOCAL_MEM_SIZE, sizeof local, &local, NULL);

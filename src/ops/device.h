@@ -19,12 +19,13 @@ typedef struct mka_device_longterm mka_device_longterm;
 struct mka_ops;
 struct mka_matrix;
 
-/* name: what follows "opencl": "", ":N" or ":NAME". memory: bytes that may be taken there, 0: what the device has. profile 1:
- * every command's time is taken. The engine must outlive it, and gets its log lines. */
-mka_status mka_device_open(mka_engine *engine, const char *name, uint64_t memory, int profile, mka_device **device,
-                           mka_error *error);
+/* name: what follows "opencl": "", ":N" or ":NAME". memory: bytes that may be taken there, 0: what the device has. The engine
+ * must outlive it, and gets its log lines. */
+mka_status mka_device_open(mka_engine *engine, const char *name, uint64_t memory, mka_device **device, mka_error *error);
 void mka_device_close(mka_device *device);
 void mka_device_describe(const mka_device *device, mka_device_info *info);
+/* As mka_engine_profile_device. */
+mka_status mka_device_profile(mka_device *device, int on, mka_error *error);
 void mka_device_get_usage(mka_device *device, mka_device_usage *usage);
 /* As mka_device_limits_create; bytes are enough. */
 mka_status mka_device_limits_open(mka_device *device, uint64_t bytes, mka_device_limits **limits, mka_error *error);

@@ -87,8 +87,7 @@ static mka_status open_device(mka_engine *engine, const mka_engine_options *opti
     if (strncmp(name, opencl, sizeof opencl - 1) || (name[sizeof opencl - 1] && name[sizeof opencl - 1] != ':'))
         return mka_fail(error, MKA_BAD_ARGUMENT,
                         "there is no device '%s'; cpu, opencl, opencl:N and opencl:NAME can be asked for", name);
-    return mka_device_open(engine, name + sizeof opencl - 1, options->device_memory, options->device_profile, &engine->device,
-                           error);
+    return mka_device_open(engine, name + sizeof opencl - 1, options->device_memory, &engine->device, error);
 }
 
 mka_status mka_engine_create(const mka_engine_options *options, mka_engine **out, mka_error *error) {
@@ -143,6 +142,11 @@ int mka_engine_get_device(const mka_engine *engine, mka_device_info *info) {
 void mka_engine_get_device_usage(const mka_engine *engine, mka_device_usage *usage) {
     *usage = (mka_device_usage){.taken = 0};
     if (engine->device) mka_device_get_usage(engine->device, usage);
+}
+
+mka_status mka_engine_profile_device(mka_engine *engine, int on, mka_error *error) {
+    if (!engine->device) return mka_fail(error, MKA_BAD_ARGUMENT, "the engine computes on the CPU: it has no device to profile");
+    return mka_device_profile(engine->device, on, error);
 }
 
 mka_status mka_device_limits_create(mka_engine *engine, uint64_t bytes, mka_device_limits **limits, mka_error *error) {
