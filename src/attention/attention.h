@@ -118,9 +118,11 @@ typedef struct mka_attention_pass {
     float level_threshold;            /* levels with less weight are left out; 0: none */
     mka_local *expanded;              /* MLA: a block of keys and values of all heads (mka_layer_expanded) */
     const mka_attention_trace *trace; /* may be NULL */
-    const float *x;                   /* [n][width] */
+    const float *x;                   /* [n][width]: what the layer takes; with norm.from room for it */
+    mka_norm norm;                    /* from set: x is still to be made of it */
     float *y;                         /* [n][width] */
-    /* With one token: what follows once y is there, in the same run of the threads; NULL: nothing. */
+    mka_sum sum;                      /* to set: where y goes */
+    /* what follows once that is done */
     const mka_step *after;
     int after_count; /* <= MKA_AFTER */
 } mka_attention_pass;
@@ -167,17 +169,18 @@ mka_local_shape mka_layer_expanded(const mka_layer_config *config);
 
 /* ---- parts that several variants share ---- */
 
-/* k, v of rows [n][width] as they are before rotation; with_q: q of pass->x too, in the same operation. */
-void mka_project(const mka_attention_pass *pass, const float *rows, int with_q);
-void mka_project_q(const mka_attention_pass *pass);
-/* The products of these operations: q of pass->x, and k, v of rows. */
+/* Makes pass->x, for those who take it as it is. */
+void mka_normalise(const mka_attention_pass *pass);
+/* The products that make q of pass->x, and k, v of rows [n][width], all as they are before rotation. */
 mka_product mka_q_product(const mka_attention_pass *pass);
 void mka_kv_products(const mka_attention_pass *pass, const float *rows, mka_product products[2]);
-/* Normalises (where the model does) and rotates scratch->q; likewise scratch->k, which is then stored with v in cache. */
+/* Normalises (where the model does) and rotates scratch->q; scratch->k, which is then stored with v in cache; or both. */
 void mka_turn_q(const mka_attention_pass *pass);
 void mka_turn_store_kv(const mka_attention_pass *pass, int cache);
-/* Attention of scratch->q over a cache into out, and the output projection of rows [n][heads * value_dim] into pass->y. weights
- * (NULL, or one a query, stride floats apart): queries of weight 0 are not answered, see mka_tiers_attend. */
+void mka_turn_store(const mka_attention_pass *pass, int cache);
+/* Attention of scratch->q over a cache into out, and the output projection of rows [n][heads * value_dim] into pass->y, with all
+ * that follows it. weights (NULL, or one a query, stride floats apart): queries of weight 0 are not answered, see
+ * mka_tiers_attend. */
 void mka_attend_cache(const mka_attention_pass *pass, int cache, const float *weights, int stride, float *out);
 void mka_project_out(const mka_attention_pass *pass, const float *rows);
 /* Copies the pass's rows of width, ld apart, to where a trace wants them (NULL: it does not). */

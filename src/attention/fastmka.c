@@ -25,37 +25,28 @@ static void fuse_rows(const mka_attention_pass *pass) {
     pass->ops->fuse(pass->ops, pass->n, c->levels, c->width, pass->scratch->lambda, rows, pass->scratch->fused);
 }
 
-/* The row of one token: its router's second half, its levels, and their sum. */
-static void fuse_one(void *user) {
+/* The rows of the keys and values: their router's second half, their levels, and the sum of those. */
+static void fuse(void *user) {
     const mka_attention_pass *pass = user;
     mka_route_out(pass, 0);
     fuse_rows(pass);
 }
 
-/* Decoding: all of it in one run of the threads. */
-static void project_one(const mka_attention_pass *pass) {
+static void project(const mka_attention_pass *pass) {
     mka_product q = mka_q_product(pass), in = mka_route_in(pass), kv[2];
     mka_kv_products(pass, pass->scratch->fused, kv);
     mka_attention_pass copy = *pass;
-    mka_step steps[] = {{.count = 1, .products = &q},
-                        {.count = 1, .products = &in},
-                        {.before = fuse_one, .user = &copy, .count = 2, .products = kv}};
-    pass->ops->chain(pass->ops, 3, steps);
-}
-
-static void project_many(const mka_attention_pass *pass) {
-    mka_project_q(pass);
-    mka_route(pass, 0);
-    fuse_rows(pass);
-    mka_project(pass, pass->scratch->fused, 0);
+    mka_step steps[] = {
+        {.count = 1, .products = &q}, {.count = 1, .products = &in}, {.before = fuse, .user = &copy, .count = 2, .products = kv}};
+    pass->ops->steps(pass->ops, pass->n, 3, steps);
 }
 
 static void fastmka_forward(const mka_attention_pass *pass) {
     const mka_attention_scratch *s = pass->scratch;
-    (pass->n == 1 && pass->ops->chain ? project_one : project_many)(pass);
+    mka_normalise(pass);
+    project(pass);
     if (pass->trace) mka_trace(pass, s->fused, pass->layer->config.width, pass->layer->config.width, pass->trace->fused);
-    mka_turn_q(pass);
-    mka_turn_store_kv(pass, 0);
+    mka_turn_store(pass, 0);
     mka_attend_cache(pass, 0, NULL, 0, s->out);
     mka_project_out(pass, s->out);
 }

@@ -21,9 +21,11 @@ mka_product mka_q_product(const mka_attention_pass *pass) {
                          layer->config.width, pass->scratch->q,      q_width(&layer->config)};
 }
 
-void mka_project_q(const mka_attention_pass *pass) {
-    mka_product product = mka_q_product(pass);
-    pass->ops->multiply(pass->ops, pass->n, 1, &product);
+void mka_normalise(const mka_attention_pass *pass) {
+    int width = pass->layer->config.width;
+    if (pass->norm.from)
+        pass->ops->norm(pass->ops, pass->n, width, pass->norm.eps, pass->norm.from, width, pass->norm.w,
+                        (float *)(uintptr_t)pass->x, width);
 }
 
 void mka_kv_products(const mka_attention_pass *pass, const float *rows, mka_product products[2]) {
@@ -33,30 +35,42 @@ void mka_kv_products(const mka_attention_pass *pass, const float *rows, mka_prod
     products[1] = (mka_product){&w->v, w->v_bias, rows, c->width, pass->scratch->v, v_width(c)};
 }
 
-void mka_project(const mka_attention_pass *pass, const float *rows, int with_q) {
-    mka_product products[3];
-    mka_kv_products(pass, rows, products);
-    products[2] = mka_q_product(pass);
-    pass->ops->multiply(pass->ops, pass->n, with_q ? 3 : 2, products);
+static void turn_q(const mka_attention_pass *pass, mka_rotation *turn) {
+    turn->q = pass->scratch->q;
+    turn->heads = pass->layer->config.heads;
+    turn->q_norm = pass->layer->weights.q_norm;
 }
 
-static void turn(const mka_attention_pass *pass, float *x, int heads, const float *norm) {
-    const mka_layer_config *c = &pass->layer->config;
-    int width = heads * c->head_dim;
-    if (norm) pass->ops->norm(pass->ops, pass->n * heads, c->head_dim, c->norm_eps, x, c->head_dim, norm, x, c->head_dim);
-    pass->ops->rope(pass->ops, pass->n, heads, pass->rope->pairs, pass->rope->neighbours, x, width, c->head_dim, pass->cosine,
-                    pass->sine);
+static mka_rotation turn_k(const mka_attention_pass *pass) {
+    return (mka_rotation){.cosine = pass->cosine,
+                          .sine = pass->sine,
+                          .pairs = pass->rope->pairs,
+                          .neighbours = pass->rope->neighbours,
+                          .eps = pass->layer->config.norm_eps,
+                          .k_norm = pass->layer->weights.k_norm};
 }
 
 void mka_turn_q(const mka_attention_pass *pass) {
-    turn(pass, pass->scratch->q, pass->layer->config.heads, pass->layer->weights.q_norm);
+    mka_rotation turn = turn_k(pass);
+    turn_q(pass, &turn);
+    mka_local_turn(&turn, pass->ops, pass->n, pass->layer->config.head_dim, turn.q, turn.heads, turn.q_norm);
+}
+
+static void store(const mka_attention_pass *pass, int cache, const mka_rotation *turn) {
+    const mka_layer_config *c = &pass->layer->config;
+    mka_tiers_turn_store(&pass->state->cache[cache], pass->ops, pass->first, pass->n, turn, pass->scratch->k, k_width(c),
+                         pass->scratch->v, v_width(c));
 }
 
 void mka_turn_store_kv(const mka_attention_pass *pass, int cache) {
-    const mka_layer_config *c = &pass->layer->config;
-    turn(pass, pass->scratch->k, c->kv_heads, pass->layer->weights.k_norm);
-    mka_tiers_store(&pass->state->cache[cache], pass->ops, pass->first, pass->n, pass->scratch->k, k_width(c), pass->scratch->v,
-                    v_width(c));
+    mka_rotation turn = turn_k(pass);
+    store(pass, cache, &turn);
+}
+
+void mka_turn_store(const mka_attention_pass *pass, int cache) {
+    mka_rotation turn = turn_k(pass);
+    turn_q(pass, &turn);
+    store(pass, cache, &turn);
 }
 
 void mka_attend_cache(const mka_attention_pass *pass, int cache, const float *weights, int stride, float *out) {
@@ -75,13 +89,9 @@ void mka_project_out(const mka_attention_pass *pass, const float *rows) {
     const mka_layer_config *c = &pass->layer->config;
     const mka_layer_weights *w = &pass->layer->weights;
     mka_product product = {&w->o, w->o_bias, rows, c->heads * c->value_dim, pass->y, c->width};
-    if (!pass->after) {
-        pass->ops->multiply(pass->ops, pass->n, 1, &product);
-        return;
-    }
-    mka_step steps[1 + MKA_AFTER] = {{.count = 1, .products = &product}};
-    memcpy(steps + 1, pass->after, (size_t)pass->after_count * sizeof *steps);
-    pass->ops->chain(pass->ops, 1 + pass->after_count, steps);
+    mka_step steps[1 + MKA_AFTER] = {{.count = 1, .products = &product, .sum = pass->sum}};
+    for (int i = 0; i < pass->after_count; i++) steps[1 + i] = pass->after[i];
+    pass->ops->steps(pass->ops, pass->n, 1 + pass->after_count, steps);
 }
 
 void mka_trace(const mka_attention_pass *pass, const float *rows, int ld, int width, float *to) {
@@ -105,9 +115,11 @@ static int grouped_caches(const mka_layer_config *c, mka_type key_type, mka_type
 }
 
 static void grouped_forward(const mka_attention_pass *pass) {
-    mka_project(pass, pass->x, 1);
-    mka_turn_q(pass);
-    mka_turn_store_kv(pass, 0);
+    mka_product products[3] = {mka_q_product(pass)};
+    mka_kv_products(pass, pass->x, products + 1);
+    mka_step step = {.norm = pass->norm, .count = 3, .products = products};
+    pass->ops->steps(pass->ops, pass->n, 1, &step);
+    mka_turn_store(pass, 0);
     mka_attend_cache(pass, 0, NULL, 0, pass->scratch->out);
     mka_project_out(pass, pass->scratch->out);
 }

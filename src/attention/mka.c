@@ -21,13 +21,16 @@ static void mka_forward(const mka_attention_pass *pass) {
     const mka_layer_config *c = &pass->layer->config;
     const mka_attention_scratch *s = pass->scratch;
     const float *rows[MKA_LEVELS];
-    mka_project_q(pass);
+    mka_normalise(pass);
+    mka_product q = mka_q_product(pass), kv[2];
+    pass->ops->multiply(pass->ops, pass->n, 1, &q);
     mka_route(pass, 1);
     mka_route_drop(pass, 0);
     mka_level_rows(pass, NULL, 0, rows); /* a token that does not read a level is still a part of it */
     mka_turn_q(pass);
     for (int level = 0; level < c->levels; level++) {
-        mka_project(pass, rows[level], 0);
+        mka_kv_products(pass, rows[level], kv);
+        pass->ops->multiply(pass->ops, pass->n, 2, kv);
         mka_turn_store_kv(pass, level);
         mka_attend_cache(pass, level, s->lambda + level, c->levels, s->out);
         pass->ops->mix(pass->ops, pass->n, c->heads * c->value_dim, s->lambda + level, c->levels, s->out, level > 0, s->mixed);

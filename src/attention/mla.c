@@ -157,6 +157,7 @@ static int expanded_pays(const mka_layer_config *c, int n) {
 
 static void mla_forward(const mka_attention_pass *pass) {
     const mka_layer_config *c = &pass->layer->config;
+    mka_normalise(pass);
     project_q(pass);
     store_latents(pass);
     if (pass->mla == MKA_MLA_EXPANDED || (pass->mla == MKA_MLA_AUTO && expanded_pays(c, pass->n)))

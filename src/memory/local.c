@@ -145,7 +145,7 @@ static void store_share(void *argument, int thread, int threads) {
 void mka_local_store(mka_local *local, mka_ops *ops, int first, int n, const float *keys, int key_ld, const float *values,
                      int value_ld) {
     if (local->device) {
-        ops->append(ops, local->device, first, n, keys, key_ld, values, value_ld);
+        ops->append(ops, local->device, first, n, NULL, keys, key_ld, values, value_ld);
         return;
     }
     const mka_local_shape *shape = &local->shape;
@@ -159,6 +159,23 @@ void mka_local_store(mka_local *local, mka_ops *ops, int first, int n, const flo
         store_share(&t, 0, 1); /* a few rows are stored sooner than threads wake */
     else
         mka_pool_run(ops->pool, store_share, &t);
+}
+
+void mka_local_turn(const mka_rotation *turn, mka_ops *ops, int n, int dim, float *x, int heads, const float *norm) {
+    if (norm) ops->norm(ops, n * heads, dim, turn->eps, x, dim, norm, x, dim);
+    ops->rope(ops, n, heads, turn->pairs, turn->neighbours, x, heads * dim, dim, turn->cosine, turn->sine);
+}
+
+void mka_local_turn_store(mka_local *local, mka_ops *ops, int first, int n, const mka_rotation *turn, float *keys, int key_ld,
+                          const float *values, int value_ld) {
+    const mka_local_shape *shape = &local->shape;
+    if (local->device) {
+        ops->append(ops, local->device, first, n, turn, keys, key_ld, values, value_ld);
+        return;
+    }
+    if (turn->q) mka_local_turn(turn, ops, n, shape->key_dim, turn->q, turn->heads, turn->q_norm);
+    mka_local_turn(turn, ops, n, shape->key_dim, keys, shape->kv_heads, turn->k_norm);
+    mka_local_store(local, ops, first, n, keys, key_ld, values, value_ld);
 }
 
 void mka_local_keys(const mka_local *local, mka_ops *ops, int head, int first, int count, float *out, int ld) {

@@ -51,6 +51,13 @@ void mka_local_destroy(mka_local *local);
 void mka_local_store(mka_local *local, mka_ops *ops, int first, int n, const float *keys, int key_ld, const float *values,
                      int value_ld);
 
+/* The same of keys, and queries beside them, that turn lacks something (mka_rotation): both are finished in place first; on a
+ * device keys are not, and mean nothing afterwards. keys [n][kv_heads][key_dim], without gaps. */
+void mka_local_turn_store(mka_local *local, mka_ops *ops, int first, int n, const mka_rotation *turn, float *keys, int key_ld,
+                          const float *values, int value_ld);
+/* The first half of it, for heads of n tokens, x [n][heads][dim]; norm may be NULL. */
+void mka_local_turn(const mka_rotation *turn, mka_ops *ops, int n, int dim, float *x, int heads, const float *norm);
+
 /* Keys of count tokens of one head, as they are stored: out [count][ld], an operand of ops. */
 void mka_local_keys(const mka_local *local, mka_ops *ops, int head, int first, int count, float *out, int ld);
 

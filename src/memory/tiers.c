@@ -224,19 +224,28 @@ void mka_tiers_settle(mka_tiers *t, mka_ops *ops, int length) {
     close_blocks(t, ops, blocks, length);
 }
 
+/* Whether tokens up to end - 1 have room, of which those from first on are to come; segments close to make it. */
+static int has_room(mka_tiers *t, mka_ops *ops, int first, int end) {
+    if (!t->there || end - (t->forgotten - t->shared->plan.sinks) <= t->local.shape.capacity) return 1;
+    mka_tiers_settle(t, ops, first);
+    return !atomic_load(&t->shared->failed); /* else nothing has closed, and there is no room */
+}
+
 void mka_tiers_store(mka_tiers *t, mka_ops *ops, int first, int n, const float *keys, int key_ld, const float *values,
                      int value_ld) {
     int most = t->there ? t->local.shape.queries : n;
     for (int done = 0, count; done < n; done += count) {
         count = n - done < most ? n - done : most;
-        int end = first + done + count;
-        if (t->there && end - (t->forgotten - t->shared->plan.sinks) > t->local.shape.capacity) {
-            mka_tiers_settle(t, ops, first + done);
-            if (atomic_load(&t->shared->failed)) return; /* nothing has closed, and there is no room */
-        }
+        if (!has_room(t, ops, first + done, first + done + count)) return;
         mka_local_store(&t->local, ops, first + done, count, keys + (size_t)done * (size_t)key_ld, key_ld,
                         values ? values + (size_t)done * (size_t)value_ld : NULL, value_ld);
     }
+}
+
+void mka_tiers_turn_store(mka_tiers *t, mka_ops *ops, int first, int n, const mka_rotation *turn, float *keys, int key_ld,
+                          const float *values, int value_ld) {
+    /* a pass brings as many tokens as the local tier takes at once */
+    if (has_room(t, ops, first, first + n)) mka_local_turn_store(&t->local, ops, first, n, turn, keys, key_ld, values, value_ld);
 }
 
 /* ---- attention ---- */

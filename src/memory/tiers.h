@@ -82,10 +82,12 @@ mka_status mka_memory_plan_check(const mka_memory_plan *plan, mka_error *error);
 mka_status mka_tiers_create(const mka_local_shape *shape, mka_tiers_shared *shared, mka_tiers *tiers, mka_error *error);
 void mka_tiers_destroy(mka_tiers *tiers);
 
-/* As mka_local_store. Where the local tier has no room for the whole context, segments close that tokens push out of it before
- * any query came. */
+/* As mka_local_store, and mka_local_turn_store. Where the local tier has no room for the whole context, segments close that
+ * tokens push out of it before any query came. */
 void mka_tiers_store(mka_tiers *tiers, mka_ops *ops, int first, int n, const float *keys, int key_ld, const float *values,
                      int value_ld);
+void mka_tiers_turn_store(mka_tiers *tiers, mka_ops *ops, int first, int n, const mka_rotation *turn, float *keys, int key_ld,
+                          const float *values, int value_ld);
 
 /* Attention of a job's n queries at positions first.. over all tokens stored so far, which are first + n; the job's heads, scale,
  * q, out and window are set. weights (NULL: all matter): a query whose weight is 0 need not be answered, and where a run of them

@@ -18,122 +18,65 @@ static void embed(mka_session *s, const int *tokens, int n) {
     }
 }
 
-static void norm(mka_session *s, mka_ops *ops, int n, const float *x, const float *weight, float *y) {
-    int width = (int)s->model->sizes.width;
-    ops->norm(ops, n, width, (float)s->model->sizes.norm_eps, x, width, weight, y, width);
-}
-
-/* x += y, after y's own norm where the architecture has one. */
-static void add_output(mka_session *s, mka_ops *ops, int n, const float *post_norm) {
-    if (post_norm) norm(s, ops, n, s->y, post_norm, s->y);
-    ops->add(ops, (size_t)n * (size_t)s->model->sizes.width, s->y, s->x);
-}
-
-/* y of the normalised h, and then the steps `after` (one token only). */
-static void attention(mka_session *s, mka_ops *ops, const mka_block *block, mka_layer_state *state, int n, const mka_step *after,
-                      int count) {
-    int rope = block->attention.config.rope;
-    norm(s, ops, n, s->x, block->attention_norm, s->h);
+/* One layer, from x to x. */
+static void block(mka_session *s, int layer, int n) {
+    const mka_model *m = s->model;
+    const mka_sizes *sizes = &m->sizes;
+    const mka_block *b = &m->blocks[layer];
+    mka_ops *ops = mka_session_ops(s, layer);
+    int rope = b->attention.config.rope, width = (int)sizes->width, ffn = (int)sizes->ffn;
+    float eps = (float)sizes->norm_eps;
+    const mka_product up[2] = {{&b->gate, NULL, s->h, width, s->gate, ffn}, {&b->up, NULL, s->h, width, s->up, ffn}};
+    const mka_product down = {&b->down, NULL, s->gate, ffn, s->y, width};
+    const mka_step feed_forward[MKA_AFTER] = {
+        {.norm = {s->x, b->ffn_norm, eps}, .count = 2, .products = up, .glu = sizes->arch->gelu ? MKA_GEGLU : MKA_SWIGLU},
+        {.count = 1, .products = &down, .sum = {s->x, b->ffn_post_norm, eps}}};
     mka_attention_pass pass = {.ops = ops,
-                               .layer = &block->attention,
-                               .state = state,
+                               .layer = &b->attention,
+                               .state = &s->layers[layer],
                                .scratch = &s->attention,
                                .first = s->length,
                                .n = n,
-                               .rope = &s->model->ropes[rope],
+                               .rope = &m->ropes[rope],
                                .cosine = s->cosine[rope],
                                .sine = s->sine[rope],
                                .mla = s->options.mla,
                                .level_threshold = s->tiered ? s->options.level_threshold : 0,
                                .expanded = ops == &s->ops ? &s->expanded : &s->expanded_there,
                                .x = s->h,
+                               .norm = {s->x, b->attention_norm, eps},
                                .y = s->y,
-                               .after = after,
-                               .after_count = count};
-    mka_variant_get(block->attention.config.variant)->forward(&pass);
+                               .sum = {s->x, b->attention_post_norm, eps},
+                               .after = feed_forward,
+                               .after_count = MKA_AFTER};
+    mka_variant_get(b->attention.config.variant)->forward(&pass);
 }
 
-/* gate, up of h, and down, which takes what becomes of gate. */
-static void feed_forward_products(mka_session *s, const mka_block *block, mka_product p[3]) {
-    int width = (int)s->model->sizes.width, ffn = (int)s->model->sizes.ffn;
-    p[0] = (mka_product){&block->gate, NULL, s->h, width, s->gate, ffn};
-    p[1] = (mka_product){&block->up, NULL, s->h, width, s->up, ffn};
-    p[2] = (mka_product){&block->down, NULL, s->gate, ffn, s->y, width};
-}
-
-static void block_many(mka_session *s, mka_ops *ops, const mka_block *block, mka_layer_state *state, int n) {
-    mka_product p[3];
-    feed_forward_products(s, block, p);
-    attention(s, ops, block, state, n, NULL, 0);
-    add_output(s, ops, n, block->attention_post_norm);
-    norm(s, ops, n, s->x, block->ffn_norm, s->h);
-    ops->gated(ops, n, s->model->sizes.arch->gelu, &p[0], &p[1]);
-    ops->multiply(ops, n, 1, &p[2]);
-    add_output(s, ops, n, block->ffn_post_norm);
-}
-
-typedef struct one_token {
-    mka_session *session;
-    const mka_block *block;
-} one_token;
-
-/* Between attention and feed-forward, on one thread: what ops->norm and ops->add would do with one row. */
-static void between(void *user) {
-    const one_token *t = user;
-    mka_session *s = t->session;
-    const mka_kernels *kernels = s->ops.kernels;
-    int width = (int)s->model->sizes.width;
-    float eps = (float)s->model->sizes.norm_eps;
-    if (t->block->attention_post_norm) kernels->rms_norm(width, eps, s->y, t->block->attention_post_norm, s->y);
-    kernels->add(width, s->y, s->x);
-    kernels->rms_norm(width, eps, s->x, t->block->ffn_norm, s->h);
-}
-
-/* Decoding: from attention's output to the end of the block in one run of the threads. */
-static void block_one(mka_session *s, mka_ops *ops, const mka_block *block, mka_layer_state *state) {
-    const mka_kernels *kernels = s->ops.kernels;
-    mka_product p[3];
-    one_token token = {s, block};
-    feed_forward_products(s, block, p);
-    mka_step after[MKA_AFTER] = {{.before = between,
-                                  .user = &token,
-                                  .count = 2,
-                                  .products = p,
-                                  .glu = s->model->sizes.arch->gelu ? kernels->geglu : kernels->swiglu},
-                                 {.count = 1, .products = &p[2]}};
-    attention(s, ops, block, state, 1, after, MKA_AFTER);
-    add_output(s, ops, 1, block->ffn_post_norm);
-}
-
-/* What the host has made for the layers: embeddings and angles. */
-static void put_inputs(mka_session *s, int n) {
-    mka_ops *ops = &s->device_ops;
-    ops->put(ops, s->x, (size_t)n * (size_t)s->model->sizes.width * sizeof(float));
+/* What the layers begin with: embeddings, and behind them the angles of every rotation. */
+static void make_inputs(mka_session *s, const int *tokens, int n) {
+    const mka_model *m = s->model;
+    float *at = s->x + (size_t)n * (size_t)m->sizes.width;
+    embed(s, tokens, n);
     for (int i = 0; i < MKA_ROPES; i++) {
-        size_t bytes = (size_t)n * (size_t)s->model->ropes[i].pairs * sizeof(float);
-        if (bytes == 0) continue;
-        ops->put(ops, s->cosine[i], bytes);
-        ops->put(ops, s->sine[i], bytes);
+        size_t count = (size_t)n * (size_t)m->ropes[i].pairs;
+        s->cosine[i] = at;
+        s->sine[i] = at + count;
+        at += 2 * count;
+        mka_rope_fill(&m->ropes[i], s->length, n, s->cosine[i], s->sine[i]);
     }
+    if (s->offloaded) s->device_ops.put(&s->device_ops, s->x, (size_t)(at - s->x) * sizeof *at);
 }
 
 int mka_forward(mka_session *s, const int *tokens, int n, int (*stop)(void *user), void *user) {
     const mka_model *m = s->model;
     size_t bytes = (size_t)n * (size_t)m->sizes.width * sizeof(float);
-    embed(s, tokens, n);
-    for (int i = 0; i < MKA_ROPES; i++) mka_rope_fill(&m->ropes[i], s->length, n, s->cosine[i], s->sine[i]);
-    if (s->offloaded) put_inputs(s, n);
+    make_inputs(s, tokens, n);
     for (int i = 0; i < m->sizes.layers; i++) {
-        mka_ops *ops = mka_session_ops(s, i);
         if (i > 0 && i == s->offloaded) s->device_ops.get(&s->device_ops, s->x, bytes);
-        if (n == 1 && ops->chain)
-            block_one(s, ops, &m->blocks[i], &s->layers[i]);
-        else
-            block_many(s, ops, &m->blocks[i], &s->layers[i], n);
+        block(s, i, n);
         if (stop && stop(user)) return 1;
     }
     if (s->offloaded == m->sizes.layers && !s->output_there) s->device_ops.get(&s->device_ops, s->x, bytes);
-    norm(s, mka_session_last_ops(s), n, s->x, m->output_norm, s->h);
     return 0;
 }
 
@@ -142,10 +85,13 @@ mka_status mka_forward_settle(mka_session *s, mka_error *error) {
 }
 
 void mka_forward_logits(mka_session *s, int row, float *logits) {
+    const mka_model *m = s->model;
     mka_ops *ops = mka_session_last_ops(s);
-    int width = (int)s->model->sizes.width;
-    mka_product product = {&s->model->output, NULL, s->h + (size_t)row * (size_t)width, width, logits, s->model->output.rows};
-    ops->multiply(ops, 1, 1, &product);
+    int width = (int)m->sizes.width;
+    mka_product product = {&m->output, NULL, s->h, width, logits, m->output.rows};
+    mka_step step = {
+        .norm = {s->x + (size_t)row * (size_t)width, m->output_norm, (float)m->sizes.norm_eps}, .count = 1, .products = &product};
+    ops->steps(ops, 1, 1, &step);
 }
 
 typedef struct score_task {
@@ -168,16 +114,19 @@ static void score_share(void *argument, int thread, int threads) {
     }
 }
 
-void mka_forward_nll(mka_session *s, int n, const int *targets, double *nll) {
+void mka_forward_nll(mka_session *s, int first_row, int n, const int *targets, double *nll) {
     const mka_matrix *output = &s->model->output;
     mka_ops *ops = mka_session_last_ops(s);
+    int width = (int)s->model->sizes.width;
+    ops->norm(ops, n, width, (float)s->model->sizes.norm_eps, s->x + (size_t)first_row * (size_t)width, width,
+              s->model->output_norm, s->h, width);
     for (int i = 0; i < n; i++) s->score_m[i] = -INFINITY, s->score_z[i] = 0.0F;
     for (int first = 0; first < output->rows; first += MKA_SCORE_TILE) {
         int columns = output->rows - first < MKA_SCORE_TILE ? output->rows - first : MKA_SCORE_TILE;
         mka_matrix part = *output;
         part.data = (const unsigned char *)output->data + (size_t)first * output->row_bytes;
         part.rows = columns;
-        mka_product product = {&part, NULL, s->h, (int)s->model->sizes.width, s->tile, MKA_SCORE_TILE};
+        mka_product product = {&part, NULL, s->h, width, s->tile, MKA_SCORE_TILE};
         ops->multiply(ops, n, 1, &product);
         ops->get(ops, s->tile, (size_t)n * MKA_SCORE_TILE * sizeof *s->tile);
         score_task task = {s, targets, n, first, columns};

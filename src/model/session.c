@@ -69,13 +69,11 @@ void mka_session_layout(mka_session *s) {
     mka_session_bank_layout(s);
     s->tokens = mka_arena_take(work, (size_t)s->options.context, sizeof(int));
     s->mirror_from = work->used;
-    s->x = mka_arena_take(work, chunk * width, sizeof(float));
+    size_t angles = 0;
+    for (int i = 0; i < MKA_ROPES; i++) angles += 2 * (size_t)s->model->ropes[i].pairs;
+    s->x = mka_arena_take(work, chunk * (width + angles), sizeof(float));
     s->h = mka_arena_take(work, chunk * width, sizeof(float));
     s->y = mka_arena_take(work, chunk * width, sizeof(float));
-    for (int i = 0; i < MKA_ROPES; i++) {
-        s->cosine[i] = mka_arena_take(work, chunk * (size_t)s->model->ropes[i].pairs, sizeof(float));
-        s->sine[i] = mka_arena_take(work, chunk * (size_t)s->model->ropes[i].pairs, sizeof(float));
-    }
     s->summaries = s->recurrent ? mka_arena_take(work, (size_t)sizes->layers * width, sizeof(float)) : NULL;
     float **scores[] = {&s->score_m, &s->score_z, &s->score_c, &s->score_target};
     for (size_t i = 0; i < sizeof scores / sizeof *scores; i++) *scores[i] = mka_arena_take(work, chunk, sizeof(float));
@@ -256,6 +254,7 @@ typedef struct run {
     mka_session *session;
     const int *tokens;
     size_t count, done;
+    float *logits; /* of the last token, or NULL */
     mka_progress_fn *progress;
     void *user;
 } run;
@@ -301,6 +300,7 @@ static mka_status run_chunk(run *r, int *n, mka_error *error) {
     int between = r->progress && !s->recurrent;
     int stopped = (r->progress && r->progress(r->user, r->done, r->count)) ||
                   mka_forward(s, r->tokens + r->done, *n, between ? stop_between_layers : NULL, r);
+    if (!stopped && r->logits && r->done + (size_t)*n == r->count) mka_forward_logits(s, *n - 1, r->logits);
     mka_status status = mka_forward_settle(s, error);
     if (!status) status = mka_tiers_failure(&s->tiers, error);
     if (status) return tiers_failed(s, status, error);
@@ -318,26 +318,18 @@ mka_status mka_session_eval(mka_session *s, const int *tokens, size_t count, flo
                             mka_error *error) {
     mka_succeed(error);
     mka_status status = check_tokens(s, tokens, count, error);
-    run r = {s, tokens, count, 0, progress, user};
+    run r = {s, tokens, count, 0, logits, progress, user};
     int n = 0;
     while (!status && r.done < count) status = run_chunk(&r, &n, error);
-    if (!status && logits) {
-        mka_forward_logits(s, n - 1, logits);
-        status = mka_forward_settle(s, error);
-    }
     if (!status && progress) progress(user, count, count);
     return status;
 }
 
 /* The likelihoods of one chunk's successors: those of its rows, the last one's only when it is known. */
 static void score_chunk(mka_session *s, int n, const int *targets, int more, int next, double *nll) {
-    size_t width = (size_t)s->model->sizes.width;
     int known = more ? n : n - 1;
-    if (known > 0) mka_forward_nll(s, known, targets, nll);
-    if (more || next < 0) return;
-    mka_ops *ops = mka_session_last_ops(s);
-    ops->copy(ops, 1, (int)width, s->h + (size_t)(n - 1) * width, (int)width, s->h, (int)width);
-    mka_forward_nll(s, 1, &next, nll + n - 1);
+    if (known > 0) mka_forward_nll(s, 0, known, targets, nll);
+    if (!more && next >= 0) mka_forward_nll(s, n - 1, 1, &next, nll + n - 1);
 }
 
 mka_status mka_session_score(mka_session *s, const int *tokens, size_t count, int next, double *nll, mka_progress_fn *progress,
@@ -346,7 +338,7 @@ mka_status mka_session_score(mka_session *s, const int *tokens, size_t count, in
     mka_status status = check_tokens(s, tokens, count, error);
     if (!status && next >= s->model->embedding.rows)
         status = mka_fail(error, MKA_BAD_ARGUMENT, "token %d is outside the vocabulary of %d", next, s->model->embedding.rows);
-    run r = {s, tokens, count, 0, progress, user};
+    run r = {s, tokens, count, 0, NULL, progress, user};
     while (!status && r.done < count) {
         size_t begin = r.done;
         int n;

@@ -5,7 +5,7 @@
  *
  * One workspace, laid out once by mka_session_layout:
  *
- *   | ops scratch | tiers | bank | token ids | x | h | y | cosines, sines | session summaries | ( attention | gate, up | score
+ *   | ops scratch | tiers | bank | token ids | x, cosines, sines | h | y | session summaries | ( attention | gate, up | score
  * tile ) |
  *
  * The three in brackets are never alive at the same time and share their place. What follows the token ids is mirrored on a
@@ -34,11 +34,11 @@ struct mka_session {
     mka_layer_state *layers;  /* [model layers] */
     mka_arena work;
     size_t mirror_from; /* byte of work from which on it is mirrored */
-    float *x, *h, *y;   /* [chunk][width]: the residual stream, its normalised copy, and what is added */
+    float *x, *h, *y;   /* [chunk][width]: the residual stream, room for its normalised copy, and for what is added */
     float *gate, *up;   /* [chunk][ffn] */
-    float *cosine[MKA_ROPES], *sine[MKA_ROPES];
-    float *summaries;                                  /* [layers][width], for routed layers */
-    float *tile;                                       /* [chunk][MKA_SCORE_TILE] */
+    float *cosine[MKA_ROPES], *sine[MKA_ROPES]; /* of a pass: right behind its rows of x, so that they cross a bus together */
+    float *summaries;                           /* [layers][width], for routed layers */
+    float *tile;                                /* [chunk][MKA_SCORE_TILE] */
     float *score_m, *score_z, *score_c, *score_target; /* [chunk] */
     mka_attention_scratch attention;
     void *note; /* the caller's bytes, owned */
@@ -79,17 +79,17 @@ void mka_session_layout(mka_session *session);
 /* Takes back what a pass that did not end well left in the caches beyond length. */
 void mka_session_take_back(mka_session *session);
 
-/* Runs n (<= chunk) tokens through all layers, into the caches after the tokens held; session->h gets the normalised final rows.
- * Does not move session->length. stop (may be NULL) is asked between layers; nonzero leaves the pass unfinished (returns 1). */
+/* Runs n (<= chunk) tokens through all layers, into the caches after the tokens held; session->x gets the final rows. Does not
+ * move session->length. stop (may be NULL) is asked between layers; nonzero leaves the pass unfinished (returns 1). */
 int mka_forward(mka_session *session, const int *tokens, int n, int (*stop)(void *user), void *user);
 
 /* Waits for a device; its failure, when there was one since the last call. */
 mka_status mka_forward_settle(mka_session *session, mka_error *error);
 
-/* logits [vocabulary] of row row of session->h. */
+/* logits [vocabulary] of row row of session->x. */
 void mka_forward_logits(mka_session *session, int row, float *logits);
 
-/* nll[i] of targets[i] (-1: none, leaves nll[i] alone) for the n rows of session->h. */
-void mka_forward_nll(mka_session *session, int n, const int *targets, double *nll);
+/* nll[i] of targets[i] (-1: none, leaves nll[i] alone) for n rows of session->x from row first on. */
+void mka_forward_nll(mka_session *session, int first, int n, const int *targets, double *nll);
 
 #endif

@@ -40,7 +40,7 @@ typedef struct plan {
     int group, tile; /* rows of a tile, as its logarithm */
     size_t tiles;
     int begin, end;                                    /* keys that any query sees */
-    int near_begin, far_end, splits, split_keys, near; /* near: 1 where the newest are read from the ring */
+    int near_begin, far_end, splits, split_keys, near; /* near: splits of those that are read from the ring */
     int finished;                                      /* 1: one launch gives the attention */
 } plan;
 
@@ -96,7 +96,7 @@ static void turn_queries(const plan *p) {
     mka_cl_in(&c, job->q, rows, width, width);
     mka_cl_buffer(&c, m->scratch, m->parts.queries);
     mka_cl_local(&c, width);
-    mka_cl_run(&c, (size_t)m->device->lanes, rows, 1, 1);
+    mka_cl_run(&c, (size_t)mka_cl_row_lanes(m->device), rows, 1, 1);
 }
 
 /* One launch over keys from..to - 1 of the cache or of its ring. */
@@ -160,6 +160,7 @@ static void merge(const plan *p) {
         mka_cl_out(&c, job->out, rows, width, width);
     }
     mka_cl_local(&c, run ? width : 1);
+    mka_cl_local(&c, (size_t)(p->splits + p->near));
     mka_cl_run(&c, (size_t)m->device->lanes, rows, 1, 1);
 }
 
@@ -206,13 +207,17 @@ static void make_plan(plan *p, mka_ops *ops, const mka_attend_job *job) {
 static void launch_splits(mka_ops *ops, plan *p, int states) {
     const mka_attend_job *job = p->job;
     int fast = 0, shift = p->gap - p->cache->base;
-    if (p->cache->ring ? edge_of(p, job->first) == edge_of(p, job->first + job->n - 1) : states)
-        fast = mka_cl_attend_far(ops, job, shift, p->begin, p->far_end);
+    int one_edge = edge_of(p, job->first) == edge_of(p, job->first + job->n - 1); /* of all queries: far and near are apart */
+    if (p->cache->ring ? one_edge : states) fast = mka_cl_attend_far(ops, job, shift, p->begin, p->far_end);
     if (fast)
         p->splits = fast;
     else if (p->splits)
         launch(p, 0, p->begin, p->far_end, p->splits, p->split_keys, 0);
-    if (p->near) launch(p, 1, p->near_begin, p->end, 1, p->end - p->near_begin, p->splits);
+    fast = one_edge && p->near ? mka_cl_attend_near(ops, job, p->near_begin, p->end, p->splits) : 0;
+    if (fast)
+        p->near = fast;
+    else if (p->near)
+        launch(p, 1, p->near_begin, p->end, 1, p->end - p->near_begin, p->splits);
 }
 
 int mka_cl_attend_states(mka_ops *ops, const mka_attend_job *job) {

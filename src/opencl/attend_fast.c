@@ -40,26 +40,45 @@ static int decodes(const mka_attend_job *job) {
     return job->n <= MOST_TOKENS && job->n * (job->heads / job->kv_heads) <= MOST_ROWS;
 }
 
-/* The cache's kernel of this use for so many tokens, built at the first; NULL: the driver refuses, and the device knows. */
-static cl_kernel kernel_of(const mka_attend_job *job, cl_kernel *kept, const char *file, const char *name, const char *more) {
+/* Where keys and values are: the cache's own planes, or those of its ring. Positions from gap_from on are in slots that lie shift
+ * further on. */
+typedef struct rows {
+    const mka_cl_plane *keys, *values;
+    int capacity; /* slots of a head */
+    int gap_from, shift;
+} rows;
+
+static rows planes_of(const mka_attend_job *job, int shift) {
+    const mka_device_cache *c = job->device;
+    return (rows){&c->keys, &c->values, c->capacity, job->skip_from, shift};
+}
+
+/* Positions from `from` on, counted without those that the job skips, which lie in one piece. */
+static rows ring_of(const mka_attend_job *job, int from) {
+    const mka_device_cache *c = job->device;
+    return (rows){&c->near_keys, &c->near_values, 2 * c->ring, 0, (from + job->skip_to - job->skip_from) % c->ring - from};
+}
+
+/* The kernel of this use for so many tokens, built at the first; NULL: the driver refuses, and the device knows. */
+static cl_kernel kernel_of(const mka_attend_job *job, const rows *r, cl_kernel *kept, const char *file, const char *name,
+                           const char *more) {
     mka_device_cache *c = job->device;
     mka_error error;
     if (!*kept && mka_cl_kernel(c->device, file, name, kept, &error,
                                 "-DKEY_TYPE=%d -DVALUE_TYPE=%d -DKEY_DIM=%d -DVALUE_DIM=%d -DGROUP=%d -DN=%d %s",
-                                (int)c->keys.type, (int)c->values.type, c->keys.dim, c->shape.value_dim,
+                                (int)r->keys->type, (int)r->values->type, c->keys.dim, c->shape.value_dim,
                                 job->heads / job->kv_heads, decodes(job) ? job->n : 1, more) != MKA_OK)
         mka_cl_keep_failure(c->device, &error);
     return *kept;
 }
 
-/* Arguments that all these kernels have: the cache's, and what is seen of it. */
-static void common(mka_cl_call *c, const mka_attend_job *job, int begin, int end) {
-    const mka_device_cache *cache = job->device;
-    mka_cl_buffer(c, cache->keys.buffer, 0);
-    mka_cl_long(c, cache->keys.scales_at);
-    mka_cl_buffer(c, cache->values.buffer, 0);
-    mka_cl_long(c, cache->values.scales_at);
-    const int numbers[] = {cache->capacity, begin, end, job->first, job->n, job->window};
+/* Arguments that all these kernels have: the rows', and what is seen of them. */
+static void common(mka_cl_call *c, const mka_attend_job *job, const rows *r, int begin, int end) {
+    mka_cl_buffer(c, r->keys->buffer, 0);
+    mka_cl_long(c, r->keys->scales_at);
+    mka_cl_buffer(c, r->values->buffer, 0);
+    mka_cl_long(c, r->values->scales_at);
+    const int numbers[] = {r->capacity, begin, end, job->first, job->n, job->window};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) mka_cl_int(c, numbers[i]);
     mka_cl_float(c, job->scale);
 }
@@ -75,32 +94,32 @@ static void output(mka_cl_call *c, const mka_attend_job *job) {
 }
 
 /* Few queries over many keys; fused: the last group merges and out is finished, else the states of the splits stay in scratch,
- * and rows may lie shift further on. Returns the splits. */
-static int decode(mka_ops *ops, const mka_attend_job *job, int shift, int begin, int end, int fused) {
+ * from number first on, and there may be a gap. Returns the splits. */
+static int decode(mka_ops *ops, const mka_attend_job *job, const rows *r, cl_kernel *kept, int begin, int end, int fused,
+                  int first) {
     mka_mirror *m = ops->mirror;
-    mka_device_cache *cache = job->device;
     int keys = end - begin, splits = (int)decode_splits(m->device, job->kv_heads), most = (keys + LEAST_SPLIT - 1) / LEAST_SPLIT;
     if (splits > most) splits = most;
     int split_keys = mka_pad((keys + splits - 1) / splits, 32);
     splits = (keys + split_keys - 1) / split_keys;
-    cl_kernel kernel = kernel_of(job, fused ? &cache->decode[job->n] : &cache->states[job->n], "attend_decode_nv",
-                                 fused ? "attend_decode_fused" : "attend_decode", fused ? "-DFUSED=1" : "-DGAP=1");
+    cl_kernel kernel = kernel_of(job, r, kept, "attend_decode_nv", fused ? "attend_decode_fused" : "attend_decode",
+                                 fused ? "-DFUSED=1" : "-DGAP=1");
     if (!kernel) return splits;
     mka_cl_call c = mka_cl_begin(m, kernel, "attend_decode");
-    if (cache->shape.key_type == MKA_Q4_0)
+    if (job->key_type == MKA_Q4_0)
         mka_cl_buffer(&c, m->scratch, m->parts.queries);
     else
         query(&c, job);
-    common(&c, job, begin, end);
+    common(&c, job, r, begin, end);
     mka_cl_int(&c, split_keys);
     mka_cl_buffer(&c, m->scratch, 0);
-    mka_cl_int(&c, 0);
+    mka_cl_int(&c, first);
     if (fused) {
         mka_cl_buffer(&c, m->scratch, m->parts.counters);
         output(&c, job);
     } else {
-        mka_cl_int(&c, job->skip_from);
-        mka_cl_int(&c, shift);
+        mka_cl_int(&c, r->gap_from);
+        mka_cl_int(&c, r->shift);
     }
     mka_cl_run(&c, DECODE_ITEMS, (size_t)splits, (size_t)job->kv_heads, 1);
     return splits;
@@ -112,16 +131,17 @@ static void prefill(mka_ops *ops, const mka_attend_job *job, int shift, int begi
     mka_device_cache *cache = job->device;
     size_t queries = nv ? NV_QUERIES : PLAIN_QUERIES;
     cl_kernel *kept = states ? &cache->prefill_states : nv ? &cache->prefill_nv : &cache->prefill;
+    const rows r = planes_of(job, shift);
     cl_kernel kernel =
-        kernel_of(job, kept, nv ? "attend_prefill_nv" : "attend_prefill", "attend_prefill", states ? "-DSTATES=1" : "");
+        kernel_of(job, &r, kept, nv ? "attend_prefill_nv" : "attend_prefill", "attend_prefill", states ? "-DSTATES=1" : "");
     if (!kernel) return;
     mka_cl_call c = mka_cl_begin(ops->mirror, kernel, "attend_prefill");
     query(&c, job);
-    common(&c, job, begin, end);
+    common(&c, job, &r, begin, end);
     if (states) {
         mka_cl_buffer(&c, ops->mirror->scratch, 0);
-        mka_cl_int(&c, job->skip_from);
-        mka_cl_int(&c, shift);
+        mka_cl_int(&c, r.gap_from);
+        mka_cl_int(&c, r.shift);
     } else {
         output(&c, job);
     }
@@ -136,10 +156,11 @@ static int plain_prefill_serves(const mka_attend_job *job) {
 }
 
 int mka_cl_attend_whole(mka_ops *ops, const mka_attend_job *job, int begin, int end) {
+    const rows r = planes_of(job, 0);
     if (job->device->ring || job->m || job->key_first != 0 || job->skip_to > job->skip_from || end <= begin) return 0;
     int nv = known_to_nv(ops, job->device);
     if (nv && decodes(job))
-        decode(ops, job, 0, begin, end, 1);
+        decode(ops, job, &r, &job->device->decode[job->n], begin, end, 1, 0);
     else if (nv || plain_prefill_serves(job))
         prefill(ops, job, 0, begin, end, nv, 0);
     else
@@ -149,8 +170,15 @@ int mka_cl_attend_whole(mka_ops *ops, const mka_attend_job *job, int begin, int 
 
 int mka_cl_attend_far(mka_ops *ops, const mka_attend_job *job, int shift, int begin, int end) {
     if (job->key_first != 0 || end <= begin || !known_to_nv(ops, job->device)) return 0;
-    if (decodes(job)) return decode(ops, job, shift, begin, end, 0);
+    const rows r = planes_of(job, shift);
+    if (decodes(job)) return decode(ops, job, &r, &job->device->states[job->n], begin, end, 0, 0);
     if (job->device->ring) return 0;
     prefill(ops, job, shift, begin, end, 1, 1);
     return 1;
+}
+
+int mka_cl_attend_near(mka_ops *ops, const mka_attend_job *job, int begin, int end, int first) {
+    const rows r = ring_of(job, begin);
+    if (job->key_first != 0 || !known_to_nv(ops, job->device) || !decodes(job)) return 0;
+    return decode(ops, job, &r, &job->device->near_states[job->n], begin, end, 0, first);
 }

@@ -55,24 +55,29 @@ uint64_t mka_device_cache_bytes(const mka_device_cache_shape *shape) {
 
 /* ---- creation ---- */
 
-static mka_status open_plane(mka_device *d, mka_cl_plane *p, size_t slots, int values, int ring, const char *what,
-                             mka_error *error) {
+static mka_status open_plane(mka_device *d, mka_cl_plane *p, size_t slots, const char *what, mka_error *error) {
     const cl_uint zero = 0;
-    char text[24], options[96];
+    char text[24];
     size_t bytes = plane_bytes(p, slots);
     mka_status status = mka_cl_take(d, bytes, what, &p->buffer, error);
     if (status) return status;
     p->scales_at = aligned(slots * p->row_bytes);
-    snprintf(options, sizeof options, "-DLANES=%d -DTYPE=%d -DDIM=%d -DSCALES=%d -DRING=%d", d->lanes, (int)p->type, p->dim,
-             values, ring);
-    status = mka_cl_kernel(d, "cache", "append", &p->append, error, "%s", options);
-    if (!status) status = mka_cl_kernel(d, "cache", "rows_of", &p->rows_of, error, "%s", options);
-    if (status) return status;
     cl_int code = clEnqueueFillBuffer(d->queue, p->buffer, &zero, sizeof zero, 0, bytes, 0, NULL, NULL);
     if (code == CL_SUCCESS) code = clFinish(d->queue);
     return code == CL_SUCCESS
                ? MKA_OK
                : mka_fail(error, MKA_NO_MEMORY, "%s: %s cannot be had (%s)", d->info.name, what, mka_cl_error_name(code, text));
+}
+
+/* What stores tokens and reads keys back. */
+static mka_status open_rows(mka_device *d, mka_device_cache *c, mka_error *error) {
+    const mka_device_cache_shape *s = &c->shape;
+    char options[MKA_CL_OPTIONS];
+    snprintf(options, sizeof options,
+             "-DLANES=%d -DKEY_TYPE=%d -DKEY_DIM=%d -DVALUE_TYPE=%d -DVALUE_DIM=%d -DSHARED=%d -DRING=%d", d->lanes,
+             (int)s->key_type, s->key_dim, (int)c->values.type, s->value_dim, s->shared, c->ring);
+    mka_status status = mka_cl_kernel(d, "cache", "append", &c->append, error, "%s", options);
+    return status ? status : mka_cl_kernel(d, "cache", "rows_of", &c->rows_of, error, "%s", options);
 }
 
 mka_status mka_cl_attend_kernel(mka_device_cache *c, int near, int log, cl_kernel *kernel, mka_error *error) {
@@ -104,11 +109,12 @@ static mka_status open_attend(mka_device *d, mka_device_cache *c, mka_error *err
 static mka_status open_planes(mka_device *d, mka_device_cache *c, mka_error *error) {
     const mka_device_cache_shape *s = &c->shape;
     size_t slots = (size_t)s->kv_heads * (size_t)c->capacity, near = 2 * (size_t)s->kv_heads * (size_t)c->ring;
-    mka_status status = open_plane(d, &c->keys, slots, 0, 0, "a layer's keys", error);
+    mka_status status = open_plane(d, &c->keys, slots, "a layer's keys", error);
     if (!status && s->shared) c->values = c->keys;
-    if (!status && !s->shared) status = open_plane(d, &c->values, slots, 1, 0, "a layer's values", error);
-    if (!status && c->ring) status = open_plane(d, &c->near_keys, near, 0, c->ring, "a layer's newest keys", error);
-    if (!status && c->ring) status = open_plane(d, &c->near_values, near, 1, c->ring, "a layer's newest values", error);
+    if (!status && !s->shared) status = open_plane(d, &c->values, slots, "a layer's values", error);
+    if (!status && c->ring) status = open_plane(d, &c->near_keys, near, "a layer's newest keys", error);
+    if (!status && c->ring) status = open_plane(d, &c->near_values, near, "a layer's newest values", error);
+    if (!status) status = open_rows(d, c, error);
     if (!status) status = open_attend(d, c, error);
     return status;
 }
@@ -218,8 +224,8 @@ mka_status mka_device_cache_grow(mka_device_cache *c, int capacity, int length, 
     more.keys.buffer = more.values.buffer = NULL;
     size_t slots = (size_t)c->shape.kv_heads * (size_t)more.capacity;
     pthread_mutex_lock(&d->lock);
-    mka_status status = open_plane(d, &more.keys, slots, 0, 0, "a layer's keys", error);
-    if (!status && !c->shape.shared) status = open_plane(d, &more.values, slots, 1, 0, "a layer's values", error);
+    mka_status status = open_plane(d, &more.keys, slots, "a layer's keys", error);
+    if (!status && !c->shape.shared) status = open_plane(d, &more.values, slots, "a layer's values", error);
     if (!status) {
         copy_all(c, &more, length - c->base);
         clFinish(d->queue);
@@ -237,47 +243,65 @@ mka_status mka_device_cache_grow(mka_device_cache *c, int capacity, int length, 
 
 /* ---- use ---- */
 
-/* Tokens first.. of x into a plane, whose head has capacity slots. */
-static void append_plane(mka_mirror *m, const mka_device_cache *cache, const mka_cl_plane *p, int capacity, int first, int n,
-                         const float *x, int ldx, int turned) {
-    size_t heads = (size_t)cache->shape.kv_heads;
-    mka_cl_call c = mka_cl_begin(m, p->append, "append");
-    mka_cl_int(&c, capacity);
-    mka_cl_int(&c, first);
-    mka_cl_in(&c, x, (size_t)n, heads * (size_t)p->dim, (size_t)ldx);
-    mka_cl_int(&c, ldx);
-    mka_cl_int(&c, turned);
-    mka_cl_buffer(&c, p->buffer, 0);
-    mka_cl_long(&c, p->scales_at);
-    mka_cl_run(&c, (size_t)m->device->lanes, (size_t)n, heads, 1);
+static void plane(mka_cl_call *c, const mka_cl_plane *p) {
+    cl_mem none = c->mirror->scratch;
+    mka_cl_buffer(c, p->buffer ? p->buffer : none, p->scales_at);
 }
 
-static void device_append(mka_ops *ops, mka_device_cache *cache, int first, int n, const float *keys, int key_ld,
-                          const float *values, int value_ld) {
+static void turn_arguments(mka_cl_call *c, const mka_rotation *turn, int n, int dim) {
+    static const mka_rotation nothing;
+    const mka_rotation *t = turn ? turn : &nothing;
+    size_t pairs = (size_t)t->pairs;
+    mka_cl_int(c, t->pairs);
+    mka_cl_int(c, t->neighbours);
+    for (int i = 0; i < 2; i++)
+        if (pairs)
+            mka_cl_in(c, i ? t->sine : t->cosine, (size_t)n, pairs, pairs);
+        else
+            mka_cl_buffer(c, c->mirror->scratch, 0);
+    mka_cl_float(c, t->eps);
+    mka_cl_vector(c, t->q_norm, dim);
+    mka_cl_vector(c, t->k_norm, dim);
+}
+
+static void device_append(mka_ops *ops, mka_device_cache *cache, int first, int n, const mka_rotation *turn, const float *keys,
+                          int key_ld, const float *values, int value_ld) {
     mka_mirror *m = ops->mirror;
     const mka_device_cache_shape *s = &cache->shape;
-    int turn_keys = s->key_type == MKA_Q4_0, turn_values = s->value_type == MKA_Q4_0;
-    append_plane(m, cache, &cache->keys, cache->capacity, first - cache->base, n, keys, key_ld, turn_keys);
-    if (!s->shared)
-        append_plane(m, cache, &cache->values, cache->capacity, first - cache->base, n, values, value_ld, turn_values);
-    if (!cache->ring) return;
-    int last = n < cache->ring ? n : cache->ring, skipped = n - last; /* a slot is written once a call */
-    append_plane(m, cache, &cache->near_keys, 2 * cache->ring, first + skipped, last, keys + (size_t)skipped * (size_t)key_ld,
-                 key_ld, turn_keys);
-    append_plane(m, cache, &cache->near_values, 2 * cache->ring, first + skipped, last,
-                 values + (size_t)skipped * (size_t)value_ld, value_ld, turn_values);
-    if (cache->held < first + n - cache->ring) cache->held = first + n - cache->ring;
+    size_t kv_heads = (size_t)s->kv_heads, dim = (size_t)s->key_dim, heads = turn && turn->q ? (size_t)turn->heads : 0;
+    mka_cl_call c = mka_cl_begin(m, cache->append, "append");
+    /* the ring's slots are each written once */
+    const int numbers[] = {(int)heads, s->kv_heads, cache->capacity, cache->base, first, first + n - cache->ring};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) mka_cl_int(&c, numbers[i]);
+    if (heads)
+        mka_cl_both(&c, turn->q, (size_t)n, heads * dim, heads * dim);
+    else
+        mka_cl_buffer(&c, m->scratch, 0);
+    mka_cl_in(&c, keys, (size_t)n, kv_heads * dim, (size_t)key_ld);
+    mka_cl_int(&c, key_ld);
+    if (s->shared)
+        mka_cl_buffer(&c, m->scratch, 0);
+    else
+        mka_cl_in(&c, values, (size_t)n, kv_heads * (size_t)s->value_dim, (size_t)value_ld);
+    mka_cl_int(&c, value_ld);
+    turn_arguments(&c, turn, n, s->key_dim);
+    plane(&c, &cache->keys);
+    plane(&c, &cache->values);
+    plane(&c, &cache->near_keys);
+    plane(&c, &cache->near_values);
+    mka_cl_run(&c, (size_t)m->device->lanes, (size_t)n, heads + kv_heads * (s->shared ? 1 : 2), 1);
+    if (cache->ring && cache->held < first + n - cache->ring) cache->held = first + n - cache->ring;
 }
 
 static void device_rows(mka_ops *ops, mka_device_cache *cache, int values, int head, int first, int count, float *out, int ld) {
     const mka_cl_plane *p = values ? &cache->values : &cache->keys;
-    mka_cl_call c = mka_cl_begin(ops->mirror, p->rows_of, "rows_of");
+    mka_cl_call c = mka_cl_begin(ops->mirror, cache->rows_of, "rows_of");
+    mka_cl_int(&c, values);
     mka_cl_int(&c, cache->capacity);
     mka_cl_int(&c, head);
     mka_cl_int(&c, first - cache->base);
     mka_cl_buffer(&c, p->buffer, 0);
     mka_cl_long(&c, p->scales_at);
-    mka_cl_int(&c, p->type == MKA_Q4_0);
     mka_cl_out(&c, out, (size_t)count, (size_t)p->dim, (size_t)ld);
     mka_cl_int(&c, ld);
     mka_cl_run(&c, (size_t)cache->device->lanes, (size_t)count, 1, 1);

@@ -12,7 +12,6 @@ typedef struct mka_cl_plane {
     int scale_bytes; /* of one token and head; 0: none */
     cl_mem buffer;
     size_t scales_at; /* bytes */
-    cl_kernel append, rows_of;
 } mka_cl_plane;
 
 /* Attention's kernels are for tiles of 1, 2, 4 or 8 rows. */
@@ -28,10 +27,12 @@ struct mka_device_cache {
     int ring; /* tokens; 0: none */
     int held; /* tokens before this one are not in the ring */
     mka_cl_plane near_keys, near_values;
+    cl_kernel append, rows_of;
     int tiles;                                                       /* how many of them fit the device's local memory */
     cl_kernel attend[MKA_CL_ROWS_LOG], near_attend[MKA_CL_ROWS_LOG]; /* NULL: not built yet */
-    cl_kernel decode[9], states[9], prefill_nv, prefill_states,
-        prefill;    /* likewise; of 1..8 tokens: finished, and as states of splits */
+    /* likewise; of 1..8 tokens: finished, as states of splits, and those over the ring */
+    cl_kernel decode[9], states[9], near_states[9];
+    cl_kernel prefill, prefill_nv, prefill_states;
     int turned_run; /* > 0: outputs are turned in runs of so many numbers */
 };
 
@@ -42,6 +43,8 @@ int mka_cl_attend_whole(mka_ops *ops, const mka_attend_job *job, int begin, int 
 /* Those positions of the cache itself, of turned queries, as states of splits in scratch; rows from position skip_from on lie
  * shift further on. Returns how many, 0 likewise. */
 int mka_cl_attend_far(mka_ops *ops, const mka_attend_job *job, int shift, int begin, int end);
+/* Those positions of the cache's ring, whose states follow the first `first` splits'; likewise. */
+int mka_cl_attend_near(mka_ops *ops, const mka_attend_job *job, int begin, int end, int first);
 /* Floats of scratch that either takes. */
 size_t mka_cl_decode_partial(const mka_device *device, const struct mka_ops_limits *limits);
 

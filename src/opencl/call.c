@@ -42,13 +42,13 @@ void mka_cl_local(mka_cl_call *c, size_t floats) {
     argument(c, floats * sizeof(cl_float), NULL);
 }
 
-static int mirrored(const mka_mirror *m, const float *x) {
+int mka_cl_mirrored(const mka_mirror *m, const float *x) {
     const unsigned char *p = (const unsigned char *)x;
     return m->base && p >= m->base && p < m->base + m->bytes;
 }
 
 size_t mka_cl_place(const mka_mirror *m, const float *x) {
-    return mirrored(m, x) ? (size_t)((const unsigned char *)x - m->base) / sizeof(float) : 0;
+    return mka_cl_mirrored(m, x) ? (size_t)((const unsigned char *)x - m->base) / sizeof(float) : 0;
 }
 
 /* Room for an operand from elsewhere: a buffer of its own, which grows at first uses. What commands still use lives until they
@@ -70,15 +70,6 @@ static cl_mem stage(mka_cl_call *c, int slot, size_t bytes) {
     return m->staging[slot];
 }
 
-static void send(mka_cl_call *c, cl_mem buffer, const float *x, size_t bytes) {
-    mka_device *d = c->mirror->device;
-    if (c->dead) return;
-    double begin = mka_cl_now();
-    check(c, clEnqueueWriteBuffer(d->queue, buffer, CL_TRUE, 0, bytes, x, 0, NULL, mka_cl_time(d, MKA_CL_UP)));
-    d->usage.wait_seconds += mka_cl_now() - begin;
-    d->usage.up_bytes += bytes;
-}
-
 static size_t extent(size_t rows, size_t width, size_t ld) {
     return rows == 0 ? 0 : ((rows - 1) * ld + width) * sizeof(float);
 }
@@ -87,13 +78,13 @@ enum { READ = 1, WRITTEN = 2 };
 
 static void operand(mka_cl_call *c, const float *x, size_t rows, size_t width, size_t ld, int use) {
     mka_mirror *m = c->mirror;
-    if (mirrored(m, x)) {
+    if (mka_cl_mirrored(m, x)) {
         mka_cl_buffer(c, m->buffer, (cl_ulong)((const unsigned char *)x - m->base) / sizeof(float));
         return;
     }
     size_t bytes = extent(rows, width, ld);
     cl_mem buffer = stage(c, c->staged++, bytes);
-    if (use & READ) send(c, buffer, x, bytes);
+    if (use & READ && !c->dead) check(c, mka_cl_send(m, buffer, 0, x, bytes));
     if (use & WRITTEN) {
         mka_cl_back *back = &c->back[c->backs++];
         *back = (mka_cl_back){.from = buffer, .to = (float *)(uintptr_t)x, .rows = rows, .width = width, .ld = ld};
@@ -147,6 +138,7 @@ static void fetch(mka_cl_call *c) {
                                              0, NULL, time));
         d->usage.down_bytes += bytes;
     }
+    if (c->backs && !c->dead) mka_cl_arrived(c->mirror);
     if (c->backs) d->usage.wait_seconds += mka_cl_now() - begin;
 }
 

@@ -19,11 +19,8 @@ static void device_put(mka_ops *ops, const void *operand, size_t bytes) {
     if (!bytes || !inside(m, operand, bytes, &at)) return; /* others go with every call */
     pthread_mutex_lock(&d->lock);
     if (d->failure.status == MKA_OK) {
-        double begin = mka_cl_now();
-        cl_int code = clEnqueueWriteBuffer(d->queue, m->buffer, CL_TRUE, at, bytes, operand, 0, NULL, mka_cl_time(d, MKA_CL_UP));
+        cl_int code = mka_cl_send(m, m->buffer, at, operand, bytes);
         if (code != CL_SUCCESS) mka_cl_fail(d, code, "a transfer to it");
-        d->usage.wait_seconds += mka_cl_now() - begin;
-        d->usage.up_bytes += bytes;
     }
     pthread_mutex_unlock(&d->lock);
 }
@@ -41,6 +38,7 @@ static void device_get(mka_ops *ops, const void *operand, size_t bytes) {
         if (code != CL_SUCCESS) mka_cl_fail(d, code, "a transfer from it");
         d->usage.wait_seconds += mka_cl_now() - begin;
         d->usage.down_bytes += bytes;
+        if (code == CL_SUCCESS) mka_cl_arrived(m);
     }
     pthread_mutex_unlock(&d->lock);
 }
@@ -54,6 +52,7 @@ static mka_status device_settle(mka_ops *ops, mka_error *error) {
     if (code != CL_SUCCESS) mka_cl_fail(d, code, "waiting for it");
     d->usage.wait_seconds += mka_cl_now() - begin;
     mka_cl_collect(d);
+    mka_cl_arrived(ops->mirror);
     if (d->failure.status != MKA_OK) {
         status = mka_fail(error, d->failure.status, "%s", d->failure.message);
         d->failure = (mka_error){.status = MKA_OK};
@@ -67,7 +66,7 @@ static mka_status find_kernels(mka_mirror *m, mka_error *error) {
     mka_status status = MKA_OK;
     pthread_mutex_lock(&d->lock);
 #define FIND(name)                                                                                                               \
-    if (!status) status = mka_cl_kernel(d, "rows", #name, &m->name, error, "-DLANES=%d", d->lanes);
+    if (!status) status = mka_cl_kernel(d, "rows", #name, &m->name, error, "-DLANES=%d", mka_cl_row_lanes(d));
     MKA_CL_ROWS(FIND)
 #undef FIND
     if (!status) status = mka_cl_kernel(d, "merge", "merge", &m->merge, error, "-DLANES=%d", d->lanes);
@@ -92,7 +91,6 @@ mka_status mka_ops_device(mka_ops *ops, mka_ops *host, mka_residents *residents,
     ops->put = device_put;
     ops->get = device_get;
     ops->settle = device_settle;
-    ops->chain = NULL;
     mka_cl_fill_rows(ops);
     mka_cl_fill_products(ops);
     mka_cl_fill_attend(ops);
@@ -122,6 +120,7 @@ mka_status mka_ops_mirror(mka_ops *ops, const void *base, size_t bytes, mka_erro
     mka_mirror *m = ops->mirror;
     ops->limits = ops->host->limits;
     m->parts = mka_cl_lay_out_scratch(m->device, &ops->limits);
+    mka_cl_post_open(m);
     mka_status status = take_buffer(m, m->parts.floats * sizeof(float), &m->scratch, error);
     if (status || bytes == 0) return status;
     bytes = (bytes + sizeof(float) - 1) / sizeof(float) * sizeof(float);
@@ -136,6 +135,7 @@ void mka_ops_device_end(mka_ops *ops) {
     mka_mirror *m = ops->mirror;
     if (!m) return;
     clFinish(m->device->queue);
+    mka_cl_post_close(m);
     mka_cl_give(m->device, m->buffer);
     for (int i = 0; i < MKA_CL_OPERANDS; i++) mka_cl_give(m->device, m->staging[i]);
     mka_cl_give(m->device, m->scratch);

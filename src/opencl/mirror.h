@@ -4,7 +4,7 @@
 
 #include "runtime.h"
 
-enum { MKA_CL_OPERANDS = 8 }; /* of one operation, at most */
+enum { MKA_CL_OPERANDS = 12 }; /* of one operation, at most */
 
 /* What scratch holds, as floats from its beginning: attention's partial states at 0, then these. */
 typedef struct mka_cl_scratch {
@@ -20,6 +20,13 @@ typedef struct mka_cl_scratch {
     X(norm)                                                                                                                      \
     X(rope) X(add) X(copy) X(act) X(glu) X(softmax) X(summarise) X(fuse) X(weigh) X(start) X(finish) X(turn)
 #define MKA_CL_FIELD(name) cl_kernel name;
+/* Memory that the device reads by itself: what the host gives is copied here, and on its way when the host goes on. */
+typedef struct mka_cl_post {
+    cl_mem buffer;
+    unsigned char *memory; /* the buffer, mapped; NULL: the driver has none to give, and the host waits */
+    size_t used;           /* bytes that may still be on their way */
+} mka_cl_post;
+
 typedef struct mka_mirror mka_mirror;
 struct mka_mirror {
     mka_device *device;
@@ -30,6 +37,7 @@ struct mka_mirror {
     cl_mem staging[MKA_CL_OPERANDS]; /* operands from elsewhere, of one call at a time */
     size_t staging_bytes[MKA_CL_OPERANDS];
     cl_mem scratch; /* of attention and products */
+    mka_cl_post post;
     mka_cl_scratch parts;
     MKA_CL_ROWS(MKA_CL_FIELD)
     cl_kernel merge;
@@ -56,6 +64,13 @@ mka_status mka_cl_product_kernels(mka_device *device, mka_type type, mka_error *
 /* Kernel number which for weights of the type, built at the first call; NULL: it failed, and the device knows why. products.c */
 cl_kernel mka_cl_product_kernel(mka_device *device, mka_type type, mka_cl_product_kind which);
 
+/* How gemv_nv.cl's kernels are cut: warps of a group, turns of one on their way at once, and groups of a launch a compute unit
+ * (0: as many as there are bands of rows). Measured on an H200. */
+typedef struct mka_cl_product_shape {
+    int warps, unroll, groups;
+} mka_cl_product_shape;
+const mka_cl_product_shape *mka_cl_product_shape_of(mka_cl_product_kind which, mka_type type);
+
 /* ---- repack.c: weights in blocks ---- */
 
 enum { MKA_CL_BAND = 16 }; /* rows of a block */
@@ -75,12 +90,14 @@ typedef struct mka_cl_converted {
     const float *x;
     int ldx, cols, bf16;
 } mka_cl_converted;
-/* Rows from.. of a product, which lie in the resident from its row number row on; 0: these kernels have no place for it, and
- * nothing was done. Products of one x that follow each other share last. The caller holds the lock. */
-int mka_cl_nv_multiply(mka_ops *ops, int n, const mka_product *p, const mka_cl_resident *r, size_t row, int from, int rows,
-                       mka_cl_converted *last);
-/* gated of the operations table as one command; 0 likewise. */
-int mka_cl_nv_gated(mka_ops *ops, int n, int gelu, const mka_product *gate, const mka_product *up);
+/* Rows from.. of a product, which lie in the resident from its row number row on, added to y where add is 1; 0: these kernels
+ * have no place for it, and nothing was done. Products of one x that follow each other share last. The caller holds the lock. */
+int mka_cl_nv_multiply(mka_ops *ops, int n, const mka_product *p, int add, const mka_cl_resident *r, size_t row, int from,
+                       int rows, mka_cl_converted *last);
+/* A step of few rows in a launch for each type of weights, but for a norm of its sum. following: NULL or the step after it, which
+ * gets x in 16 bits where *halves is 1 afterwards; halves: 1 where this step's x is. 0: there are no such kernels for it, and
+ * nothing was done. The caller holds the lock. */
+int mka_cl_nv_step(mka_ops *ops, int n, const mka_step *step, const mka_step *following, int *halves);
 
 /* ---- call.c: one command ---- */
 
@@ -111,7 +128,8 @@ void mka_cl_vector(mka_cl_call *call, const float *vector, int count);
 void mka_cl_buffer(mka_cl_call *call, cl_mem buffer, cl_ulong at);
 /* The place of a vector of the model's as buffer and element: ~0 where it is NULL. */
 void mka_cl_constant(mka_cl_call *call, const float *vector, int count);
-/* The element at which an operand begins in its buffer. */
+/* Whether an operand lies in the mirror; the element at which it begins there, 0 elsewhere. */
+int mka_cl_mirrored(const mka_mirror *mirror, const float *x);
 size_t mka_cl_place(const mka_mirror *mirror, const float *x);
 void mka_cl_int(mka_cl_call *call, int value);
 void mka_cl_long(mka_cl_call *call, cl_ulong value);
@@ -122,9 +140,20 @@ void mka_cl_run(mka_cl_call *call, size_t local, size_t x, size_t y, size_t z);
 /* An item for each of width numbers of rows rows. */
 void mka_cl_run_each(mka_cl_call *call, size_t width, size_t rows);
 
+/* ---- post.c: bytes to the device. The caller holds the lock ---- */
+
+void mka_cl_post_open(mka_mirror *mirror);
+void mka_cl_post_close(mka_mirror *mirror);
+/* Queues a write of bytes to `at` of a buffer; they are the host's again at once. A failure is kept. */
+cl_int mka_cl_send(mka_mirror *mirror, cl_mem buffer, size_t at, const void *bytes, size_t count);
+/* All that was queued is done. */
+void mka_cl_arrived(mka_mirror *mirror);
+
 /* ---- the table ---- */
 
 void mka_cl_fill_rows(mka_ops *ops);
+/* y[i] += rms_norm(x[i]) w for rows rows of width without gaps. rows.c */
+void mka_cl_add_norm(mka_ops *ops, int rows, int width, float eps, const float *x, const float *w, float *y);
 void mka_cl_fill_products(mka_ops *ops);
 void mka_cl_fill_attend(mka_ops *ops);
 void mka_cl_fill_cache(mka_ops *ops);

@@ -166,6 +166,21 @@ static mka_status copy_planes(mka_residents *r, const mka_matrix *w, size_t firs
     return status;
 }
 
+typedef struct repack_task {
+    const mka_matrix *w;
+    size_t first, rows;
+    unsigned char *to;
+} repack_task;
+
+/* Threads share out bands: repacking is far slower than the bus. */
+static void repack_share(void *argument, int thread, int threads) {
+    const repack_task *t = argument;
+    size_t begin, end;
+    mka_share(mka_cl_bands(t->rows), 1, thread, threads, &begin, &end);
+    size_t from = begin * MKA_CL_BAND, to = end * MKA_CL_BAND < t->rows ? end * MKA_CL_BAND : t->rows;
+    if (from < to) mka_cl_repack(t->w, t->first + from, to - from, t->to + begin * mka_cl_band_bytes(t->w->type, t->w->cols));
+}
+
 static mka_status copy_blocks(mka_residents *r, const mka_matrix *w, size_t first, const mka_cl_resident *e, mka_error *error) {
     size_t band = mka_cl_band_bytes(w->type, w->cols), step = SLICE / band;
     if (step == 0) step = 1;
@@ -174,7 +189,8 @@ static mka_status copy_blocks(mka_residents *r, const mka_matrix *w, size_t firs
     mka_status status = MKA_OK;
     for (size_t at = 0, rows; at < (size_t)e->rows && !status; at += rows) {
         rows = (size_t)e->rows - at < step * MKA_CL_BAND ? (size_t)e->rows - at : step * MKA_CL_BAND;
-        mka_cl_repack(w, first + at, rows, slice);
+        repack_task task = {w, first + at, rows, slice};
+        mka_pool_run(r->device->engine->pool, repack_share, &task);
         status = write_there(r->device, e->buffer, e->at + at / MKA_CL_BAND * band, slice, mka_cl_bands(rows) * band, error);
     }
     free(slice);

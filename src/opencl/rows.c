@@ -1,8 +1,8 @@
 /* rows - the small operations: each is one kernel of rows.cl. */
 #include "mirror.h"
 
-static void device_norm(mka_ops *ops, int rows, int width, float eps, const float *x, int ldx, const float *w, float *y,
-                        int ldy) {
+static void run_norm(mka_ops *ops, int rows, int width, float eps, const float *x, int ldx, const float *w, float *y, int ldy,
+                     int more) {
     mka_mirror *m = ops->mirror;
     mka_cl_call c = mka_cl_begin(m, m->norm, "norm");
     mka_cl_int(&c, width);
@@ -10,9 +10,19 @@ static void device_norm(mka_ops *ops, int rows, int width, float eps, const floa
     mka_cl_in(&c, x, (size_t)rows, (size_t)width, (size_t)ldx);
     mka_cl_int(&c, ldx);
     mka_cl_vector(&c, w, width);
-    mka_cl_out(&c, y, (size_t)rows, (size_t)width, (size_t)ldy);
+    (more ? mka_cl_both : mka_cl_out)(&c, y, (size_t)rows, (size_t)width, (size_t)ldy);
     mka_cl_int(&c, ldy);
-    mka_cl_run(&c, (size_t)m->device->lanes, (size_t)rows, 1, 1);
+    mka_cl_int(&c, more);
+    mka_cl_run(&c, (size_t)mka_cl_row_lanes(m->device), (size_t)rows, 1, 1);
+}
+
+static void device_norm(mka_ops *ops, int rows, int width, float eps, const float *x, int ldx, const float *w, float *y,
+                        int ldy) {
+    run_norm(ops, rows, width, eps, x, ldx, w, y, ldy, 0);
+}
+
+void mka_cl_add_norm(mka_ops *ops, int rows, int width, float eps, const float *x, const float *w, float *y) {
+    run_norm(ops, rows, width, eps, x, width, w, y, width, 1);
 }
 
 static void device_rope(mka_ops *ops, int n, int heads, int pairs, int neighbours, float *x, int ldx, int head_stride,

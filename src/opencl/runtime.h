@@ -22,8 +22,10 @@ typedef enum mka_cl_product_kind {
     MKA_CL_GEMV,
     MKA_CL_GEMM,
     MKA_CL_NV_GEMV,
-    MKA_CL_NV_GEMV_LONG, /* of rows that are much longer than there are many */
+    MKA_CL_NV_GEMV_HALVES, /* of x in 16 bits */
+    MKA_CL_NV_NORM,        /* of a norm of x, and so are the next two: two matrices */
     MKA_CL_NV_GLU,
+    MKA_CL_NV_GLU_HALVES, /* y in 16 bits */
     MKA_CL_NV_HALVES,
     MKA_CL_NV_GEMM,
     MKA_CL_PRODUCT_KINDS
@@ -57,6 +59,11 @@ struct mka_device {
     mka_device_usage usage;
     mka_error failure; /* status MKA_OK: none */
 };
+
+/* Work-items that share a row of a whole model's width. */
+static inline int mka_cl_row_lanes(const mka_device *device) {
+    return device->lanes > 1 ? 4 * device->lanes : 1;
+}
 
 /* One device of the machine. platforms.c */
 typedef struct mka_cl_found {

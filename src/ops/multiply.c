@@ -195,29 +195,6 @@ void mka_cpu_alone(mka_ops *ops, int n, const mka_product *product) {
     multiply_share(&c, 0, 1);
 }
 
-typedef struct chain {
-    mka_ops *ops;
-    int count;
-    const mka_step *steps;
-} chain;
-
-static void chain_share(void *argument, int thread, int threads) {
-    const chain *t = argument;
-    for (int i = 0; i < t->count; i++) {
-        const mka_step *step = &t->steps[i];
-        if (i > 0) mka_pool_barrier_with(t->ops->pool, step->before, step->user);
-        call c = make_call(t->ops, 1, step->count, step->products, step->glu);
-        multiply_share(&c, thread, threads);
-    }
-}
-
-void mka_cpu_chain(mka_ops *ops, int count, const mka_step *steps) {
-    chain t = {ops, count, steps};
-    for (int i = 0; i < count; i++) count_weights(ops, steps[i].count, steps[i].products);
-    if (steps->before) steps->before(steps->user);
-    mka_pool_run(ops->pool, chain_share, &t);
-}
-
 /* How many of the products can go together: those on bf16 units when they share x, and the others. */
 static int run_length(const mka_ops *ops, int n, int count, const mka_product *p, int *bf16) {
     *bf16 = n > MOST_Q8 && mka_multiply_has_bf16(ops, p->w);
@@ -236,9 +213,11 @@ void mka_cpu_multiply(mka_ops *ops, int n, int count, const mka_product *product
     }
 }
 
-void mka_cpu_gated(mka_ops *ops, int n, int gelu, const mka_product *gate, const mka_product *up) {
-    mka_glu_fn *glu = gelu ? ops->kernels->geglu : ops->kernels->swiglu;
-    mka_product both[2] = {*gate, *up};
+static mka_glu_fn *glu_of(const mka_ops *ops, mka_glu glu) {
+    return glu == MKA_NO_GLU ? NULL : glu == MKA_GEGLU ? ops->kernels->geglu : ops->kernels->swiglu;
+}
+
+static void gated(mka_ops *ops, int n, const mka_product *both, mka_glu_fn *glu) {
     int bf16, run = run_length(ops, n, 2, both, &bf16);
     if (run == 2) {
         (bf16 ? mka_multiply_bf16 : multiply_tiles)(ops, n, 2, both, glu);
@@ -246,5 +225,74 @@ void mka_cpu_gated(mka_ops *ops, int n, int gelu, const mka_product *gate, const
         return;
     }
     mka_cpu_multiply(ops, n, 2, both); /* weights of two kinds */
-    mka_multiply_glu(n, both, 0, gate->w->rows, glu);
+    mka_multiply_glu(n, both, 0, both->w->rows, glu);
+}
+
+/* ---- steps ---- */
+
+static float *x_of(const mka_step *step) {
+    return (float *)(uintptr_t)step->products->x; /* the step's own room where it begins with a norm */
+}
+
+static void step_many(mka_ops *ops, int n, const mka_step *step) {
+    const mka_norm *norm = &step->norm;
+    const mka_sum *sum = &step->sum;
+    const mka_product *p = step->products;
+    int cols = p->w->cols, rows = p->w->rows;
+    if (step->before) step->before(step->user);
+    if (norm->from) ops->norm(ops, n, cols, norm->eps, norm->from, cols, norm->w, x_of(step), cols);
+    if (step->glu)
+        gated(ops, n, p, glu_of(ops, step->glu));
+    else
+        ops->multiply(ops, n, step->count, p);
+    if (!sum->to) return;
+    if (sum->w) ops->norm(ops, n, rows, sum->eps, p->y, rows, sum->w, p->y, rows);
+    ops->add(ops, (size_t)n * (size_t)rows, p->y, sum->to);
+}
+
+typedef struct one_row {
+    mka_ops *ops;
+    int count;
+    const mka_step *steps;
+    const mka_step *ended, *begins; /* between them the threads meet; NULL: neither */
+} one_row;
+
+/* What comes after one step's products and before the next one's, on one thread. */
+static void between(void *user) {
+    const one_row *t = user;
+    const mka_kernels *kernels = t->ops->kernels;
+    if (t->ended && t->ended->sum.to) {
+        const mka_sum *sum = &t->ended->sum;
+        const mka_product *p = t->ended->products;
+        if (sum->w) kernels->rms_norm(p->w->rows, sum->eps, p->y, sum->w, p->y);
+        kernels->add(p->w->rows, p->y, sum->to);
+    }
+    const mka_step *next = t->begins;
+    if (next && next->before) next->before(next->user);
+    if (next && next->norm.from)
+        kernels->rms_norm(next->products->w->cols, next->norm.eps, next->norm.from, next->norm.w, x_of(next));
+}
+
+static void one_row_share(void *argument, int thread, int threads) {
+    const one_row *t = argument;
+    for (int i = 0; i < t->count; i++) {
+        const mka_step *step = &t->steps[i];
+        one_row meeting = {.ops = t->ops, .ended = i > 0 ? step - 1 : NULL, .begins = step};
+        if (i > 0) mka_pool_barrier_with(t->ops->pool, between, &meeting);
+        call c = make_call(t->ops, 1, step->count, step->products, glu_of(t->ops, step->glu));
+        multiply_share(&c, thread, threads);
+    }
+}
+
+void mka_cpu_steps(mka_ops *ops, int n, int count, const mka_step *steps) {
+    if (n > 1) {
+        for (int i = 0; i < count; i++) step_many(ops, n, &steps[i]);
+        return;
+    }
+    one_row all = {.ops = ops, .count = count, .steps = steps};
+    one_row first = {.ops = ops, .begins = steps}, last = {.ops = ops, .ended = steps + count - 1};
+    for (int i = 0; i < count; i++) count_weights(ops, steps[i].count, steps[i].products);
+    between(&first);
+    mka_pool_run(ops->pool, one_row_share, &all);
+    between(&last);
 }

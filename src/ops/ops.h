@@ -94,14 +94,44 @@ enum { MKA_MOST_LEVELS = 3 };
 
 typedef struct mka_ops mka_ops;
 
-/* One step of a chain: `before`, where there is one, on a single thread, and then products on all of them. */
+/* Rows that are normalised before products take them, and rows that take what products give:
+ *   x[i] = rms_norm(from[i]) w      from [n][cols of the products]; w may be NULL
+ *   to[i] += y[i], or with w to[i] += rms_norm(y[i]) w      to [n][rows of the product]; y means nothing then */
+typedef struct mka_norm {
+    const float *from; /* NULL: x is there already */
+    const float *w;
+    float eps;
+} mka_norm;
+typedef struct mka_sum {
+    float *to; /* NULL: y is the result */
+    const float *w;
+    float eps;
+} mka_sum;
+
+typedef enum mka_glu { MKA_NO_GLU, MKA_SWIGLU, MKA_GEGLU } mka_glu; /* SiLU; GELU by tanh */
+
+/* One step of a layer: rows that are normalised, products of them, and where the result goes. */
 typedef struct mka_step {
-    void (*before)(void *user); /* may call ops->alone, and those that keep one row on the calling thread */
+    void (*before)(void *user); /* NULL, or what comes first: with one row on a single thread, so that it may call ops->alone and
+                                   those that keep one row on the calling thread, else any */
     void *user;
+    mka_norm norm; /* from set: of the products' common x, rows of cols without gaps, which means nothing afterwards */
     int count;
     const mka_product *products;
-    mka_glu_fn *glu; /* NULL, or of two products, as those of ops->gated: the first one's y becomes glu of both */
+    mka_glu glu; /* of two products of one x and one shape: the first one's y becomes act(y) times the second's, which is lost */
+    mka_sum sum; /* of one product whose y has no gaps */
 } mka_step;
+
+/* What keys and the queries beside them lack between their products and the cache: heads are normalised where there are weights
+ * [key_dim], then rotated, half-split or as neighbours. */
+typedef struct mka_rotation {
+    const float *cosine, *sine; /* [n][pairs] */
+    int pairs, neighbours;
+    float eps;
+    const float *q_norm, *k_norm; /* or NULL */
+    float *q;                     /* [n][heads][key_dim], turned in place; NULL: keys alone */
+    int heads;
+} mka_rotation;
 
 struct mka_ops {
     mka_engine *engine;
@@ -119,14 +149,11 @@ struct mka_ops {
 
     /* products, each of n rows; a run of products with the same x shares its quantisation */
     void (*multiply)(mka_ops *ops, int n, int count, const mka_product *products);
-    /* steps of one row, each of which begins when the one before is done, in one run of the threads; NULL where one operation
-     * after the other costs no more */
-    void (*chain)(mka_ops *ops, int count, const mka_step *steps);
-    /* one product of n rows, on the calling thread alone: for those too small to share, and in a chain's `before` */
+    /* steps of n rows, each of which begins when the one before is done: with one row in one run of the CPU's threads, on a
+     * device each step in as few commands as it has kernels for */
+    void (*steps)(mka_ops *ops, int n, int count, const mka_step *steps);
+    /* one product of n rows, on the calling thread alone: for those too small to share, and in a step's `before` */
     void (*alone)(mka_ops *ops, int n, const mka_product *product);
-    /* y of gate = act(gate) up, the products of one x with two weights of one shape; act is SiLU, or GELU (tanh). y of up is
-     * written too, and means nothing. */
-    void (*gated)(mka_ops *ops, int n, int gelu, const mka_product *gate, const mka_product *up);
     /* y[i] = rms_norm(x[i]) w for rows rows of width; x rows ldx apart, y rows ldy; w may be NULL; y may be x */
     void (*norm)(mka_ops *ops, int rows, int width, float eps, const float *x, int ldx, const float *w, float *y, int ldy);
     /* rotates heads heads of n tokens in place: token i's head h begins at x + i * ldx + h * head_stride; the pairs are
@@ -154,10 +181,10 @@ struct mka_ops {
     void (*attend_start)(mka_ops *ops, const mka_attend_job *job); /* m = -inf, z = 0, out = 0 */
     void (*attend_finish)(mka_ops *ops, const mka_attend_job *job);
 
-    /* a device's caches; NULL on the CPU, whose caches are memory/local.h's own. append: as mka_local_store. rows: keys, or
+    /* a device's caches; NULL on the CPU, whose caches are memory/local.h's own. append: as mka_local_turn_store. rows: keys, or
      * values, of count tokens of one head as [count][ld] floats, as they are stored */
-    void (*append)(mka_ops *ops, mka_device_cache *cache, int first, int n, const float *keys, int key_ld, const float *values,
-                   int value_ld);
+    void (*append)(mka_ops *ops, mka_device_cache *cache, int first, int n, const mka_rotation *turn, const float *keys,
+                   int key_ld, const float *values, int value_ld);
     void (*rows)(mka_ops *ops, mka_device_cache *cache, int values, int head, int first, int count, float *out, int ld);
     void (*recall)(mka_ops *ops, const mka_recall_job_there *job);
 
@@ -202,9 +229,8 @@ void mka_pair_close(mka_pair *pair);
 /* Parts of the CPU table that have files of their own. */
 void mka_multiply_start(mka_engine *engine); /* tells OpenBLAS that the threads are ours */
 void mka_cpu_multiply(mka_ops *ops, int n, int count, const mka_product *products);
-void mka_cpu_chain(mka_ops *ops, int count, const mka_step *steps);
+void mka_cpu_steps(mka_ops *ops, int n, int count, const mka_step *steps);
 void mka_cpu_alone(mka_ops *ops, int n, const mka_product *product);
-void mka_cpu_gated(mka_ops *ops, int n, int gelu, const mka_product *gate, const mka_product *up);
 void mka_cpu_attend(mka_ops *ops, const mka_attend_job *job);
 void mka_cpu_attend_start(mka_ops *ops, const mka_attend_job *job);
 void mka_cpu_attend_finish(mka_ops *ops, const mka_attend_job *job);

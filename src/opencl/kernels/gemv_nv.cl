@@ -2,13 +2,15 @@
  *
  *   y[i][j] = act of (bias[j] + W_j . norm(x[i]))   (+ y[i][j] where add is set)      i < n <= 8, j < rows
  *
- * Owns decoding's products on devices with mma.m16n8k16 (compute capability 8.0 and later). A work-group takes 16 rows of W at a
- * time and its warps share the columns; weights go from memory to registers once and are the matrix unit's operand of 16 rows,
- * activations the one of 8 columns (with one row of x all eight are the same). Codes of 8 and 4 bits become halves by an exponent
- * over them, which makes them 1024 + code, 256 + code or 16 + code, less that number.
+ * Owns decoding's products on devices with mma.m16n8k16 (compute capability 8.0 and later): up to three of one x in a launch.
+ * A work-group takes 16 rows of a W at a time and its warps share the columns; weights go from memory to registers once and are
+ * the matrix unit's operand of 16 rows, activations the one of 8 columns (with one row of x all eight are the same). Codes of 8
+ * and 4 bits become halves by an exponent over them: 1024 + code, 256 + code or 16 + code, less that number.
  *
- * Activations are rounded to f16: with norm after it, otherwise times 2^-5, which keeps numbers up to two million in range. Rows
- * with norm are staged in local memory, others are read where they are wanted: each column is, in a group, by one warp alone.
+ * Activations are rounded to f16 times 2^-5, which keeps numbers up to two million in range, and those from 0.002 on whole. With
+ * norm they are staged in local
+ * memory times the norm's weights, and the factor that makes the norm of them, whose squares are summed on the way, comes last:
+ * nothing waits for it. Others are read where they are wanted: each column is, in a group, by one warp alone.
  *
  * What only another launch of this kernel reads may lie as halves, times 2^-5 already: X16=1 reads such rows, Y16=1 writes them
  * (not with WTYPE 30).
@@ -17,10 +19,11 @@
  * matrices of one shape, y = SiLU(Wx) W2x, or GELU; WARPS, UNROLL.
  * f16, bf16: rows as in the file, 16-byte aligned, cols a multiple of 64. Others: blocks of 16 rows as repack.c lays them out:
  *
- *   q8   [rows / 16][cols / 64]   row g then g + 8 of lane (g, t): [2][32 lanes][16]: byte 8 j + e is column 32 j + 8 t + e, +
- * 128 then scales [8 g][row g, g + 8][2 j], half: 1088 bytes 4bit [rows / 16][cols / 128]  [2][32 lanes][4 words j]: nibbles p
- * and p + 4 of word j are columns 32 j + 8 t + 2 p, + 1 then scales [8 g][row g, g + 8][4 j], half, and with MINIMUM minima
- * likewise: 1152 or 1280 bytes
+ *   8 bits  [rows / 16][cols / 64]    row g, then g + 8, of lane (g, t): [2][32 lanes][16]; byte 8 j + e is column
+ *                                     32 j + 8 t + e, plus 128; then scales [8 g][row g, g + 8][2 j], half: 1088 bytes
+ *   4 bits  [rows / 16][cols / 128]   [2][32 lanes][4 words j]; nibbles p and p + 4 of word j are columns 32 j + 8 t + 2 p and
+ *                                     the next; then scales [8 g][row g, g + 8][4 j], half, and with MINIMUM minima
+ *                                     likewise: 1152 or 1280 bytes
  *
  * Rows and columns of a block that are not there have scales (and minima) of zero.
  */
@@ -141,7 +144,7 @@ static inline void apply(const part *p, uint b[GROUPS][2][2], float sums[GROUPS]
     }
 }
 
-#define LIFT 0.03125f /* of activations without norm */
+#define LIFT 0.03125f /* of activations */
 
 /* This lane's activations of a turn: columns 8t.. of every 32, of the row that column g stands for. */
 #if NORM
@@ -211,43 +214,33 @@ static inline void sum_x(uint b[GROUPS][2][2], float sums[GROUPS][2]) {
 #endif
 
 #if NORM
-/* One row into local memory: rms_norm(x) norm as halves, [padded / 2]; swap: local [WARPS]. cols <= WARPS * 128 * HELD (a build
- * option, 8192 columns by default) */
-#ifndef HELD
-#define HELD (8192 / (WARPS * 128))
-#endif
-static inline void stage(global const float *x, global const float *norm, float eps, uint cols, uint padded, local uint *to,
-                         local float *swap) {
-    uint id = get_local_id(0), lane = id % 32, warp = id / 32;
-    float4 v[HELD], f[HELD];
+/* One row into local memory: x norm / 32 as pairs, [padded / 2]. Returns the sum of what this work-item squared. */
+static inline float stage(global const float *x, global const float *norm, uint cols, uint padded, local uint *to) {
+    const uint step = WARPS * 128;
     float sum = 0;
+    for (uint first = get_local_id(0) * 4; first < padded; first += 4 * step) { /* loads of four turns at once */
+        float4 v[4], f[4];
 #pragma unroll
-    for (int k = 0; k < HELD; k++) {
-        uint i = k * (WARPS * 128) + id * 4;
-        v[k] = f[k] = 0;
-        if (i < cols) {
-            v[k] = *(global const float4 *)(x + i);
-            f[k] = *(global const float4 *)(norm + i);
+        for (int k = 0; k < 4; k++) {
+            uint i = first + k * step;
+            v[k] = f[k] = 0;
+            if (i < cols) {
+                v[k] = *(global const float4 *)(x + i);
+                f[k] = *(global const float4 *)(norm + i);
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            uint i = first + k * step;
+            sum += v[k].x * v[k].x + v[k].y * v[k].y + v[k].z * v[k].z + v[k].w * v[k].w;
+            v[k] *= f[k] * LIFT;
+            if (i < padded) {
+                to[i / 2] = pair(v[k].x, v[k].y);
+                to[i / 2 + 1] = pair(v[k].z, v[k].w);
+            }
         }
     }
-#pragma unroll
-    for (int k = 0; k < HELD; k++) sum += v[k].x * v[k].x + v[k].y * v[k].y + v[k].z * v[k].z + v[k].w * v[k].w;
-    for (int l = 1; l < 32; l *= 2) sum += lanes_xor(sum, l);
-    if (lane == 0) swap[warp] = sum;
-    barrier(CLK_LOCAL_MEM_FENCE);
-    sum = 0;
-    for (int w = 0; w < WARPS; w++) sum += swap[w];
-    float unit = 1 / sqrt(sum / cols + eps);
-#pragma unroll
-    for (int k = 0; k < HELD; k++) {
-        uint i = k * (WARPS * 128) + id * 4;
-        if (i < padded) {
-            v[k] *= f[k] * unit;
-            to[i / 2] = pair(v[k].x, v[k].y);
-            to[i / 2 + 1] = pair(v[k].z, v[k].w);
-        }
-    }
-    barrier(CLK_LOCAL_MEM_FENCE);
+    return sum;
 }
 #endif
 
@@ -258,34 +251,64 @@ static inline float activate(float x, int gelu) {
 
 #define MATRICES (1 + GLU)
 
-static inline void load_turns(global const uchar *w, global const uchar *w2, ulong row_bytes, uint rows, uint turns, uint row,
-                              uint turn, part p[UNROLL][MATRICES]) {
+/* 16 rows of one of the matrices. */
+typedef struct {
+    global const uchar *w;
+    uint part, row, rows;
+} band;
+
+static inline void load_turns(const band *b, global const uchar *w2, ulong row_bytes, uint turns, uint turn,
+                              part p[UNROLL][MATRICES]) {
 #pragma unroll
     for (int u = 0; u < UNROLL; u++)
 #pragma unroll
         for (int m = 0; m < MATRICES; m++)
             if (turn + u * WARPS < turns)
-                load_part(m ? w2 : w, row_bytes, rows, turns, row, turn + u * WARPS, &p[u][m]);
+                load_part(m ? w2 : b->w, row_bytes, b->rows, turns, b->row, turn + u * WARPS, &p[u][m]);
 }
 
-/* Global size {groups * WARPS * 32}; groups up to rows / 16, fewer take several. w2: with GLU the second matrix. w_at, w2_at: bytes; row_bytes: of f16 and bf16.
- * norm_at, bias_at: floats, bias_at ~0: none. flags: 1 add to y, 2 GELU.
- * staged: with NORM, n (cols padded to 128, + 8) halves. */
+#define PART(k)                                                                                                                  \
+    global const uchar *w##k, ulong w##k##_at, int rows##k, global const float *bias##k, ulong bias##k##_at, global float *y##k, \
+        ulong y##k##_at, int ldy##k
+
+/* Number i of the bands of all parts. */
+#define FIND(i, b)                                                                                                               \
+    do {                                                                                                                         \
+        uint bands0 = (rows0 + 15) / 16, bands1 = (rows1 + 15) / 16;                                                             \
+        if ((i) < bands0)                                                                                                        \
+            (b).w = w0 + w0_at, (b).part = 0, (b).row = (i) * 16, (b).rows = rows0;                                              \
+        else if ((i) < bands0 + bands1)                                                                                          \
+            (b).w = w1 + w1_at, (b).part = 1, (b).row = ((i) - bands0) * 16, (b).rows = rows1;                                   \
+        else                                                                                                                     \
+            (b).w = w2 + w2_at, (b).part = 2, (b).row = ((i) - bands0 - bands1) * 16, (b).rows = rows2;                          \
+    } while (0)
+
+/* Parts: matrices of one type and as many columns, rows 0: none; with GLU part 1 is the second matrix and has no rows of its own.
+ * w: bytes; row_bytes: of f16 and bf16. norm_at, bias_at: floats, bias_at ~0: none. flags: 1 add to y, 2 GELU. staged: with
+ * NORM, n (cols padded to 128, + 8) halves. Global size {groups * WARPS * 32}, groups up to the bands of all parts; fewer take
+ * several. */
 kernel __attribute__((reqd_work_group_size(WARPS * 32, 1, 1))) void
-gemv(global const uchar *w, ulong w_at, global const uchar *w2, ulong w2_at, int rows, int cols, ulong row_bytes, global const float *x, ulong x_at,
-     int ldx, global const float *constants, ulong bias_at, ulong norm_at, float eps, global float *y, ulong y_at, int ldy, int n,
-     int flags, local uint4 *staged) {
+gemv(PART(0), PART(1), PART(2), int cols, ulong row_bytes, global const float *x, ulong x_at, int ldx, global const float *norm,
+     ulong norm_at, float eps, int n, int flags, local uint4 *staged) {
     local float swap[WARPS * 16 * 8 * MATRICES];
+    local float squares[8 * WARPS];
     uint id = get_local_id(0), warp = id / 32, lane = id % 32, g = lane / 4, t = lane % 4;
-    uint turns = (cols + STEP - 1) / STEP, row = get_group_id(0) * 16, column = min(g, (uint)n - 1);
+    uint turns = (cols + STEP - 1) / STEP, column = min(g, (uint)n - 1), at_band = get_group_id(0);
+    uint bands = (rows0 + 15) / 16 + (GLU ? 0 : (rows1 + 15) / 16 + (rows2 + 15) / 16);
+    global const uchar *second = w1 + w1_at; /* with GLU */
     part p[UNROLL][MATRICES];
-    w += w_at, w2 += w2_at;
-    load_turns(w, w2, row_bytes, rows, turns, row, warp, p);
+    band b;
+    FIND(at_band, b);
+    load_turns(&b, second, row_bytes, turns, warp, p);
 #if NORM
     uint padded = (cols + 127) / 128 * 128, stride = padded / 2 + 4; /* words; the odd 16 bytes keep rows apart in banks */
-    for (int i = 0; i < n; i++)
-        stage(x + x_at + (ulong)i * ldx, constants + norm_at, eps, cols, padded, (local uint *)staged + i * stride, swap);
+    for (int i = 0; i < n; i++) {
+        float sum = stage(x + x_at + (ulong)i * ldx, norm + norm_at, cols, padded, (local uint *)staged + i * stride);
+        for (int l = 1; l < 32; l *= 2) sum += lanes_xor(sum, l);
+        if (lane == 0) squares[i * WARPS + warp] = sum;
+    }
     local const uint *mine = (local const uint *)staged + column * stride;
+    barrier(CLK_LOCAL_MEM_FENCE);
 #else
     ulong mine = x_at + (ulong)column * ldx;
     x_part next_x[UNROLL];
@@ -303,31 +326,32 @@ gemv(global const uchar *w, ulong w_at, global const uchar *w2, ulong w2_at, int
 #pragma unroll
             for (int u = 0; u < UNROLL; u++)
                 if (now + u * WARPS < turns) {
-                    uint at = (now + u * WARPS) * STEP, b[GROUPS][2][2];
+                    uint at = (now + u * WARPS) * STEP, of_x[GROUPS][2][2];
                     float sums[GROUPS][2];
 #if NORM
-                    load_x(mine + at / 2, b);
+                    load_x(mine + at / 2, of_x);
 #else
-                    load_x(&next_x[u], b);
+                    load_x(&next_x[u], of_x);
                     if (turn + u * WARPS < turns)
                         fetch_x(x, mine + (turn + u * WARPS) * STEP, cols - (turn + u * WARPS) * STEP, &next_x[u]);
 #endif
 #if MINIMUM
-                    sum_x(b, sums);
+                    sum_x(of_x, sums);
 #endif
 #pragma unroll
                     for (int m = 0; m < MATRICES; m++) {
-                        apply(&p[u][m], b, sums, c[m]);
+                        apply(&p[u][m], of_x, sums, c[m]);
                         /* the registers' next content is asked for at once */
                         if (turn + u * WARPS < turns)
-                            load_part(m ? w2 : w, row_bytes, rows, turns, row, turn + u * WARPS, &p[u][m]);
+                            load_part(m ? second : b.w, row_bytes, b.rows, turns, b.row, turn + u * WARPS, &p[u][m]);
                     }
                 }
         }
-        uint first = row;
-        row += get_num_groups(0) * 16;
-        if (row < rows) {
-            load_turns(w, w2, row_bytes, rows, turns, row, warp, p);
+        const band done = b;
+        at_band += get_num_groups(0);
+        if (at_band < bands) {
+            FIND(at_band, b);
+            load_turns(&b, second, row_bytes, turns, warp, p);
 #if !NORM
 #pragma unroll
             for (int u = 0; u < UNROLL; u++)
@@ -342,18 +366,26 @@ gemv(global const uchar *w, ulong w_at, global const uchar *w2, ulong w2_at, int
                 if (2 * t + e % 2 < n) swap[((m * WARPS + warp) * 8 + 2 * t + e % 2) * 16 + g + 8 * (e / 2)] = c[m][e];
         barrier(CLK_LOCAL_MEM_FENCE);
         for (uint i = id; i < 16 * n; i += WARPS * 32) {
-            uint token = i / 16, j = first + i % 16;
-            float sum[MATRICES];
+            uint token = i / 16, j = done.row + i % 16;
+            float sum[MATRICES], unit = 1 / LIFT;
+#if NORM
+            float squared = 0;
+            for (int k = 0; k < WARPS; k++) squared += squares[token * WARPS + k];
+            unit /= sqrt(squared / cols + eps);
+#endif
 #pragma unroll
             for (int m = 0; m < MATRICES; m++) {
                 sum[m] = 0;
 #pragma unroll
                 for (int k = 0; k < WARPS; k++) sum[m] += swap[((m * WARPS + k) * 8 + token) * 16 + i % 16];
-                if (!NORM) sum[m] *= 1 / LIFT;
+                sum[m] *= unit;
             }
-            if (j < rows) {
-                ulong at = y_at + (ulong)token * ldy + j;
-                float result = sum[0] + (bias_at == ~0UL ? 0 : constants[bias_at + j]);
+            if (j < done.rows) {
+                global const float *bias = done.part == 0 ? bias0 : done.part == 1 ? bias1 : bias2;
+                ulong bias_at = done.part == 0 ? bias0_at : done.part == 1 ? bias1_at : bias2_at;
+                global float *y = done.part == 0 ? y0 + y0_at : done.part == 1 ? y1 + y1_at : y2 + y2_at;
+                ulong at = (ulong)token * (done.part == 0 ? ldy0 : done.part == 1 ? ldy1 : ldy2) + j;
+                float result = sum[0] + (bias_at == ~0UL ? 0 : bias[bias_at + j]);
 #if GLU
                 result = activate(result, flags & 2) * sum[1];
 #endif
@@ -364,7 +396,7 @@ gemv(global const uchar *w, ulong w_at, global const uchar *w2, ulong w2_at, int
 #endif
             }
         }
-        if (row >= rows) break;
+        if (at_band >= bands) break;
         barrier(CLK_LOCAL_MEM_FENCE);
     }
 }

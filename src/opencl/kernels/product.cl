@@ -157,10 +157,10 @@ void unpack_edge(global const uchar *w, ulong w_at, ulong scales_at, ulong row, 
     unpack(w, w_at, scales_at, row, row_bytes, cols, sub, x);
 }
 
-/* Group: row of W. y rows begin at the product's own first row. */
+/* Group: row of W. y rows begin at the product's own first row; add 1: the product is added to them. */
 kernel void gemv(global const uchar *w, ulong w_at, ulong scales_at, int from_row, int rows, int cols, ulong row_bytes,
-                 global const float *x, ulong x_at, int ldx, global const float *bias, ulong bias_at, int has_bias, global float *y, ulong y_at, int ldy,
-                 int n) {
+                 global const float *x, ulong x_at, int ldx, global const float *bias, ulong bias_at, int has_bias,
+                 global float *y, ulong y_at, int ldy, int n, int add) {
     local float sums[MOST_ROWS][LANES];
     int lane = (int)get_local_id(0), subs = (cols + 31) / 32;
     ulong row = get_group_id(0);
@@ -187,8 +187,11 @@ kernel void gemv(global const uchar *w, ulong w_at, ulong scales_at, int from_ro
             for (int i = 0; i < n; i++) sums[i][lane] += sums[i][lane + step];
     }
     barrier(CLK_LOCAL_MEM_FENCE);
-    for (int i = lane; i < n; i += LANES)
-        y[y_at + (ulong)i * (ulong)ldy + row] = sums[i][0] + (has_bias ? bias[bias_at + row] : 0.0f);
+    for (int i = lane; i < n; i += LANES) {
+        global float *to = y + y_at + (ulong)i * (ulong)ldy + row;
+        float result = sums[i][0] + (has_bias ? bias[bias_at + row] : 0.0f);
+        *to = add ? *to + result : result;
+    }
 }
 
 #define TILE 64
@@ -196,8 +199,8 @@ kernel void gemv(global const uchar *w, ulong w_at, ulong scales_at, int from_ro
 #define SIDE (TILE / EACH)
 
 kernel void gemm(global const uchar *w, ulong w_at, ulong scales_at, int from_row, int rows, int cols, ulong row_bytes,
-                 global const float *x, ulong x_at, int ldx, global const float *bias, ulong bias_at, int has_bias, global float *y, ulong y_at, int ldy,
-                 int n) {
+                 global const float *x, ulong x_at, int ldx, global const float *bias, ulong bias_at, int has_bias,
+                 global float *y, ulong y_at, int ldy, int n, int add) {
     local float a[32][TILE + 1], b[32][TILE + 1];
     int lane = (int)get_local_id(0), column = lane % SIDE, line = lane / SIDE;
     int first_row = (int)get_group_id(0) * TILE, first_x = (int)get_group_id(1) * TILE;
@@ -224,7 +227,9 @@ kernel void gemm(global const uchar *w, ulong w_at, ulong scales_at, int from_ro
     for (int i = 0; i < EACH; i++)
         for (int j = 0; j < EACH; j++) {
             int token = first_x + line + i * SIDE, row = first_row + column + j * SIDE;
-            if (token < n && row < rows)
-                y[y_at + (ulong)token * (ulong)ldy + (ulong)row] = sum[i][j] + (has_bias ? bias[bias_at + (ulong)row] : 0.0f);
+            if (token >= n || row >= rows) continue;
+            global float *to = y + y_at + (ulong)token * (ulong)ldy + (ulong)row;
+            float result = sum[i][j] + (has_bias ? bias[bias_at + (ulong)row] : 0.0f);
+            *to = add ? *to + result : result;
         }
 }

@@ -13,8 +13,9 @@ float sum_of(float x, local float *sums) {
     return sums[0];
 }
 
+/* more 1: added to y. */
 kernel void norm(int width, float eps, global const float *x, ulong x_at, int ldx, global const float *w, ulong w_at, int has_w,
-                 global float *y, ulong y_at, int ldy) {
+                 global float *y, ulong y_at, int ldy, int more) {
     local float sums[LANES];
     ulong row = get_group_id(0);
     int lane = (int)get_local_id(0);
@@ -23,7 +24,10 @@ kernel void norm(int width, float eps, global const float *x, ulong x_at, int ld
     float sum = 0.0f;
     for (int i = lane; i < width; i += LANES) sum += from[i] * from[i];
     float scale = 1.0f / sqrt(sum_of(sum, sums) / (float)width + eps);
-    for (int i = lane; i < width; i += LANES) to[i] = has_w ? from[i] * scale * w[w_at + (ulong)i] : from[i] * scale;
+    for (int i = lane; i < width; i += LANES) {
+        float v = has_w ? from[i] * scale * w[w_at + (ulong)i] : from[i] * scale;
+        to[i] = more ? to[i] + v : v;
+    }
 }
 
 kernel void rope(int heads, int pairs, int neighbours, global float *x, ulong x_at, int ldx, int head_stride,
