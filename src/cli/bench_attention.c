@@ -263,9 +263,10 @@ static json_t *memory_json(const line *l) {
     if (s->concentration != NULL) {
         json_t *heads = json_array();
         for (int h = 0; h < s->kv_heads; h++)
-            json_array_append_new(heads, json_pack("{s:o, s:o, s:i}", "scatter", mka_cli_json_real(s->concentration[h].scatter),
-                                                   "long_mass", mka_cli_json_real(s->concentration[h].long_mass), "tokens_98",
-                                                   s->concentration[h].tokens));
+            json_array_append_new(
+                heads, json_pack("{s:o, s:o, s:o, s:i}", "scatter", mka_cli_json_real(s->concentration[h].scatter),
+                                 "value_scatter", mka_cli_json_real(s->concentration[h].value_scatter), "long_mass",
+                                 mka_cli_json_real(s->concentration[h].long_mass), "tokens_98", s->concentration[h].tokens));
         json_object_set_new(out, "concentration", heads);
     }
     return out;
@@ -293,8 +294,9 @@ static void print_memory(run *r, const line *l) {
     for (int h = 0; s->concentration != NULL && h < s->kv_heads; h++)
         mka_cli_print(r->bench.cli,
                       "        head %d: long-term mass %.3f, all but 0.02 of the whole in %d tokens; nearest keys differ by %.2f "
-                      "of the variance\n",
-                      h, s->concentration[h].long_mass, s->concentration[h].tokens, s->concentration[h].scatter);
+                      "of the variance, values by %.2f\n",
+                      h, s->concentration[h].long_mass, s->concentration[h].tokens, s->concentration[h].scatter,
+                      s->concentration[h].value_scatter);
 }
 
 static void print_json(run *r, line *l, const mka_bench_result *result) {

@@ -32,12 +32,12 @@ void mka_bench_kv_rows(mka_bench_kv *kv, const mka_bench_kv_shape *shape, int fi
 void mka_bench_kv_queries(mka_bench_kv *kv, const mka_bench_kv_shape *shape, int n, float *q);
 
 /* How concentrated the softmax of one query is: the share of the mass that lies on tokens other than the first 64 and the last
- * 1,024, and how many of these it takes to leave less than 2 % of the mass unread. And how alike keys are: half the mean
- * squared distance of a key to its nearest within 2,048 tokens, over the variance of keys. */
+ * 1,024, and how many of these it takes to leave less than 2 % of the mass unread. And how alike keys and values
+ * are: half the mean squared distance of one to its nearest within 2,048 tokens, over their variance. */
 typedef struct mka_bench_concentration {
     double long_mass;
     int tokens;
-    double scatter;
+    double scatter, value_scatter;
 } mka_bench_concentration;
 /* Of concentrated keys of one key/value head; q [key_dim]. Returns an exit status. */
 int mka_bench_kv_measure(const mka_bench_kv_shape *shape, int head, const float *q, mka_bench_concentration *c);
