@@ -8,7 +8,9 @@
 enum {
     MOST_QUERIES = 16, /* of one round */
     MOST_PIECES = 40,  /* of a local tier */
-    PARTS = 256        /* that runs aim for, all pairs together: threads have many each, and merging them takes little */
+    RUNS = 256,        /* aimed for, all pairs together: threads have many each, and merging them takes little */
+    EXTRAS = 128,      /* parts beside those of runs, all pairs together, at most */
+    STEP = 64          /* tokens of a part at least, where there are more */
 };
 static const size_t round_bytes = 16U << 20; /* of segments' states, aimed for */
 
@@ -40,7 +42,9 @@ static size_t place_segment(unsigned char *base, size_t r, segment *s) {
     s->m = take(base, &used, r);
     s->z = take(base, &used, r);
     s->gain = take(base, &used, r);
-    return align(used);
+    used = (used + 7) / 8 * 8;
+    s->wanted = base ? (uint64_t *)(void *)(base + used) : NULL;
+    return align(used + MKA_CLUSTERS_MOST / 64 * sizeof(uint64_t));
 }
 
 static size_t place_part(unsigned char *base, size_t r, size_t dim, part *s) {
@@ -82,12 +86,6 @@ part mka_part_at(const recall *r, size_t pair_index, int index) {
     return s;
 }
 
-/* Parts of a pair's long-term tier at most (see divide). */
-static size_t most_parts(size_t heads, size_t segments) {
-    size_t few = PARTS / heads + 1;
-    return segments > few ? segments : few;
-}
-
 void mka_recall_layout(mka_recall_work *w, const mka_recall_limits *limits, int threads, mka_arena *arena) {
     pair p;
     segment s;
@@ -95,7 +93,7 @@ void mka_recall_layout(mka_recall_work *w, const mka_recall_limits *limits, int 
     size_t rows = (size_t)limits->head_rows, heads = (size_t)limits->kv_heads;
     w->limits = *limits;
     w->segments = (limits->context + limits->segment - 1) / limits->segment;
-    w->parts = MOST_PIECES + (int)most_parts(heads, (size_t)w->segments);
+    w->parts = MOST_PIECES + w->segments + EXTRAS;
     w->pair_bytes = place_pair(NULL, rows, (size_t)limits->key_dim, &p);
     w->segment_bytes = place_segment(NULL, rows, &s);
     w->part_bytes = place_part(NULL, rows, (size_t)limits->value_dim, &t);
@@ -110,6 +108,9 @@ void mka_recall_layout(mka_recall_work *w, const mka_recall_limits *limits, int 
     w->scores = mka_arena_take(arena, pairs * (size_t)w->segments, w->score_floats * sizeof(float));
     w->part_states = mka_arena_take(arena, pairs * (size_t)w->parts, w->part_bytes);
     w->threads = mka_arena_take(arena, (size_t)threads, w->thread_bytes);
+    w->counts = mka_arena_take(arena, pairs * (size_t)w->segments, sizeof(int));
+    w->extras = mka_arena_take(arena, pairs * ((size_t)w->segments + 1), sizeof(int));
+    w->starts = mka_arena_take(arena, pairs + 1, sizeof(int));
     w->turns = mka_arena_take(arena, (size_t)threads, sizeof *w->turns);
 }
 
@@ -131,7 +132,7 @@ mka_status mka_recall_check(const mka_recall *rule, mka_error *error) {
 static void merge_maxima(const recall *r, size_t pair_index, float *m) {
     size_t group = group_of(r), row = mka_recall_row(r, pair_index, 0);
     memcpy(m, r->job->m + row, group * sizeof *m);
-    for (int n = 0; n < mka_recall_parts(r); n++) {
+    for (int n = 0; n < mka_recall_parts(r, pair_index); n++) {
         part s = mka_part_at(r, pair_index, n);
         for (size_t i = 0; i < group; i++) m[i] = fmaxf(m[i], s.m[i]);
     }
@@ -161,7 +162,7 @@ void mka_recall_merge(const recall *r, size_t pair_index, int from, int to) {
         z[i] = r->job->z[row + (size_t)i] * old;
         for (int e = 0; e < to - from; e++) out[i * dim + e] *= old;
     }
-    for (int n = 0; n < mka_recall_parts(r); n++) {
+    for (int n = 0; n < mka_recall_parts(r, pair_index); n++) {
         part s = mka_part_at(r, pair_index, n);
         for (int i = 0; i < group; i++) {
             float add = share_of(s.m[i], m[i]);
@@ -180,30 +181,55 @@ void mka_recall_merge(const recall *r, size_t pair_index, int from, int to) {
 
 /* ---- sharing out ---- */
 
-/* Item of the phases that score and read: (key/value head, run, query), queries of a run next to each other. */
-typedef struct item {
+/* A run of a pair. They are numbered by key/value head, run and query: queries of a run are next to each other. */
+typedef struct unit {
     size_t pair;
-    int run, cut;
+    int run;
+} unit;
+
+static size_t units_of(const recall *r) {
+    return (size_t)r->n * (size_t)r->job->longterm->shape.kv_heads * (size_t)r->runs;
+}
+
+static unit unit_of(const recall *r, size_t index) {
+    size_t n = (size_t)r->n, runs = (size_t)r->runs, head = index / n / runs;
+    return (unit){index % n * (size_t)r->job->longterm->shape.kv_heads + head, (int)(index / n % runs)};
+}
+
+/* Item of reading: the first part of a unit, or a further one. */
+typedef struct item {
+    unit unit;
+    int turn, part;
 } item;
 
-static item item_of(const recall *r, size_t index, size_t cuts) {
-    size_t n = (size_t)r->n, unit = index / cuts, runs = (size_t)r->runs;
-    size_t head = unit / n / runs;
-    return (item){unit % n * (size_t)r->job->longterm->shape.kv_heads + head, (int)(unit / n % runs), (int)(index % cuts)};
+static item item_of(const recall *r, size_t index) {
+    const mka_recall_work *w = r->work;
+    size_t units = units_of(r), owner = 0;
+    if (index < units) {
+        unit u = unit_of(r, index);
+        return (item){u, 0, r->pieces + u.run};
+    }
+    int extra = (int)(index - units), run = 0;
+    while (w->starts[owner + 1] <= extra) owner++;
+    const int *extras = w->extras + owner * ((size_t)w->segments + 1);
+    extra -= w->starts[owner];
+    while (extras[run + 1] <= extra) run++;
+    return (item){{owner, run}, extra - extras[run] + 1, r->pieces + r->runs + extra};
 }
 
-/* The node that holds what a run reads first. */
-static int place_of_run(const void *work, size_t index) {
-    const recall *r = work;
+/* The node that holds what a unit reads first. */
+static int place_of_unit(const recall *r, unit u) {
     const mka_longterm *l = r->job->longterm;
-    size_t heads = (size_t)l->shape.kv_heads;
-    item it = item_of(r, index, 1);
-    size_t token = (size_t)it.run * (size_t)r->run * (size_t)l->shape.segment;
-    return mka_places_of(r->ops->places, (int)heads, (int)(it.pair % heads), token / mka_places_stretch(l->capacity * MKA_BLOCK));
+    size_t heads = (size_t)l->shape.kv_heads, token = (size_t)u.run * (size_t)r->run * (size_t)l->shape.segment;
+    return mka_places_of(r->ops->places, (int)heads, (int)(u.pair % heads), token / mka_places_stretch(l->capacity * MKA_BLOCK));
 }
 
-static int place_of_cut(const void *work, size_t index) {
-    return place_of_run(work, index / (size_t)((const recall *)work)->cuts);
+static int place_of_scoring(const void *work, size_t index) {
+    return place_of_unit(work, unit_of(work, index));
+}
+
+static int place_of_reading(const void *work, size_t index) {
+    return place_of_unit(work, item_of(work, index).unit);
 }
 
 /* Items of a phase are handed out one by one: they differ in length, and their results do not depend on who does them. Without
@@ -211,7 +237,7 @@ static int place_of_cut(const void *work, size_t index) {
  * helps others. */
 static int next_item(recall *r, int phase, int thread, int threads, int here, size_t count, size_t *index) {
     if (r->ops->places)
-        return mka_deal_take(&r->deal[phase], r->ops->places, here, count, phase ? place_of_cut : place_of_run, r, index);
+        return mka_deal_take(&r->deal[phase], r->ops->places, here, count, phase ? place_of_reading : place_of_scoring, r, index);
     for (int i = 0; i < threads; i++) {
         int owner = thread + i < threads ? thread + i : thread + i - threads;
         atomic_size_t *next = &r->work->turns[owner].next[phase];
@@ -243,8 +269,8 @@ static void attend_pieces(const recall *r, int thread, int threads) {
 /* Scores a run; the thread's next one is likely to be its own. */
 static void score_run(const recall *r, size_t index, size_t threads, unsigned char *scratch) {
     const mka_longterm *l = r->job->longterm;
-    size_t heads = (size_t)l->shape.kv_heads, count = (size_t)r->n * heads * (size_t)r->runs;
-    item it = item_of(r, index, 1), then = item_of(r, index + threads < count ? index + threads : index, 1);
+    size_t heads = (size_t)l->shape.kv_heads;
+    unit it = unit_of(r, index), then = unit_of(r, index + threads < units_of(r) ? index + threads : index);
     int end = (it.run + 1) * r->run < r->segments ? (it.run + 1) * r->run : r->segments;
     for (int s = it.run * r->run; s < end; s++) {
         const unsigned char *next = s + 1 < end ? mka_longterm_index(l, (int)(it.pair % heads), s + 1)
@@ -253,18 +279,47 @@ static void score_run(const recall *r, size_t index, size_t threads, unsigned ch
     }
 }
 
+/* Which further parts there are, once all runs know what is wanted of them. */
+static void divide_wanted(void *user) {
+    recall *r = user;
+    mka_recall_work *w = r->work;
+    size_t pairs = (size_t)r->n * (size_t)r->job->longterm->shape.kv_heads, all = 0, segments = (size_t)w->segments;
+    for (size_t p = 0; p < pairs; p++)
+        for (int i = 0; i < r->runs; i++) all += (size_t)w->counts[p * segments + (size_t)i];
+    r->step = (int)((all + EXTRAS - 1) / EXTRAS);
+    if (r->step < STEP) r->step = STEP;
+    w->starts[0] = 0;
+    for (size_t p = 0; p < pairs; p++) {
+        int *extras = w->extras + p * (segments + 1), sum = 0;
+        for (int i = 0; i < r->runs; i++) {
+            int count = w->counts[p * segments + (size_t)i];
+            extras[i] = sum;
+            sum += count > 0 ? (count - 1) / r->step : 0;
+        }
+        extras[r->runs] = sum;
+        w->starts[p + 1] = w->starts[p] + sum;
+    }
+}
+
+static void list_runs(const recall *r, size_t thread, size_t threads) {
+    for (size_t i = thread; i < units_of(r); i += threads) {
+        unit u = unit_of(r, i);
+        r->work->counts[u.pair * (size_t)r->work->segments + (size_t)u.run] = mka_recall_list(r, u.pair, u.run);
+    }
+}
+
 static void share(void *argument, int thread, int threads) {
     recall *r = argument;
     mka_pool *pool = r->ops->pool;
     size_t pairs = (size_t)r->n * (size_t)r->job->longterm->shape.kv_heads, group = group_of(r), rows = pairs * group, index;
-    size_t runs = pairs * (size_t)r->runs, t = (size_t)thread, step = (size_t)threads;
+    size_t units = units_of(r), t = (size_t)thread, step = (size_t)threads;
     unsigned char *scratch = r->work->threads + t * r->work->thread_bytes;
     int here = mka_places_here(r->ops->places, thread), dim = r->job->longterm->shape.value_dim;
     for (size_t i = t; i < rows; i += step) mka_recall_prepare(r, i / group, (int)(i % group));
     atomic_store_explicit(&r->work->turns[thread].next[1], 0, memory_order_relaxed);
     mka_pool_barrier(pool);
     if (r->pieces) attend_pieces(r, thread, threads);
-    while (next_item(r, 0, thread, threads, here, runs, &index)) score_run(r, index, step, scratch);
+    while (next_item(r, 0, thread, threads, here, units, &index)) score_run(r, index, step, scratch);
     mka_pool_barrier(pool);
     atomic_store_explicit(&r->work->turns[thread].next[0], 0, memory_order_relaxed); /* for the next run */
     for (size_t i = t; i < rows; i += step) mka_recall_total(r, i / group, (int)(i % group));
@@ -273,10 +328,14 @@ static void share(void *argument, int thread, int threads) {
         for (size_t i = t; i < pairs; i += step) mka_recall_choose(r, i);
         mka_pool_barrier(pool);
     }
-    while (next_item(r, 1, thread, threads, here, runs * (size_t)r->cuts, &index)) {
-        item it = item_of(r, index, (size_t)r->cuts);
-        mka_recall_read(r, it.pair, it.run, it.cut, scratch);
+    list_runs(r, t, step);
+    mka_pool_barrier_with(pool, divide_wanted, r);
+    while (next_item(r, 1, thread, threads, here, units + (size_t)r->work->starts[pairs], &index)) {
+        item it = item_of(r, index);
+        mka_recall_read(r, it.unit.pair, it.unit.run, it.turn, it.part, scratch);
     }
+    mka_pool_barrier(pool);
+    for (size_t i = t; i < units; i += step) mka_recall_rest(r, unit_of(r, i).pair, unit_of(r, i).run);
     mka_pool_barrier(pool);
     size_t slices = dim % 64 == 0 ? (size_t)dim / 32 : 1;
     for (size_t i = t; i < pairs * slices; i += step)
@@ -302,7 +361,7 @@ static mka_used used_by(const recall *r, size_t pair_index) {
     mka_contract contract = r->job->rule->contract;
     uint64_t segments = (uint64_t)r->segments, tiles = (uint64_t)l->tiles, heads = (uint64_t)l->shape.kv_heads;
     mka_used u = {.queries = 1, .long_tokens = segments * (uint64_t)l->shape.segment};
-    for (int i = r->pieces; i < mka_recall_parts(r); i++) {
+    for (int i = r->pieces; i < mka_recall_parts(r, pair_index); i++) {
         part state = mka_part_at(r, pair_index, i);
         u.scored_tokens += (uint64_t)*state.scored;
         u.read_tokens += (uint64_t)*state.read;
@@ -327,15 +386,12 @@ static void add_used(const recall *r) {
     }
 }
 
-/* Into how many parts the round's tokens go. */
+/* Into how many runs and pieces the round's tokens go. */
 static void divide(recall *r) {
     const mka_recall_job *job = r->job;
-    int pairs = r->n * job->longterm->shape.kv_heads;
-    r->run = (int)(((size_t)r->segments * (size_t)pairs + PARTS - 1) / PARTS);
-    if (r->run < 1 || r->n > 1) r->run = 1;
+    size_t pairs = (size_t)r->n * (size_t)job->longterm->shape.kv_heads;
+    r->run = r->n > 1 ? 1 : (int)(((size_t)r->segments * pairs + RUNS - 1) / RUNS);
     r->runs = (r->segments + r->run - 1) / r->run;
-    r->cuts = 1;
-    while (r->cuts * 2 <= job->longterm->tiles && r->runs * pairs * r->cuts * 2 <= PARTS / 2) r->cuts *= 2;
     for (int i = 0; i < 2 && job->local; i++) {
         mka_attend_cut(&r->local[i], r->ops, &job->local[i], i ? MOST_PIECES - r->pieces : MOST_PIECES / 4);
         r->pieces += r->local[i].count;

@@ -5,7 +5,9 @@
  *     score     the estimated weights of a segment's clusters (certified: upper bounds of them), and their sum
  *                                                                                    (query, key/value head, run of segments)
  *   2 total     all estimates of a row together, and from which weight on clusters of the head are read     as 0
- *   3 read      rows of the chosen clusters, exactly; mean values for the others: (m, z, acc) of the part    as 1, or cuts of it
+ *     list      which clusters those are, and so how much is to be read where                                as score
+ *   3 read      rows of the chosen clusters, exactly: (m, z, acc) of the part                              as list, or less
+ *     rest      mean values for the others                                                               as list
  *   4 merge     the parts, and what out comes with                                                  as 0, or slices of it
  *
  * Phases are separated by barriers of one run of the threads. Items never share sums, so that results do not depend on the number
@@ -59,8 +61,10 @@ typedef struct mka_recall_work {
     size_t score_floats, thread_bytes;            /* of one segment, one thread */
     unsigned char *pairs, *segment_states;        /* [queries * kv_heads], [.. * segments] */
     unsigned char *part_states, *threads;         /* [queries * kv_heads * parts], [threads] */
-    float *scores;                                /* [queries * kv_heads * segments] */
-    mka_recall_turns *turns;                      /* [threads] */
+    int *counts, *extras, *starts; /* [.. * segments] wanted tokens of a run; [.. * (segments + 1)] parts beside the first of a
+                                      pair's runs before one; [.. + 1] of the pairs before one */
+    float *scores;                 /* [queries * kv_heads * segments] */
+    mka_recall_turns *turns;       /* [threads] */
 } mka_recall_work;
 
 /* Lays the buffers out in arena (measuring or carving; see base/arena.h). threads: of the engine. */

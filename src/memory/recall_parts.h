@@ -31,13 +31,14 @@ typedef struct pair {
 
 /* A segment as a pair has scored it. */
 typedef struct segment {
-    float *scores; /* [r][SCORE_LDS] of clusters: logarithms of their weights; certified: of what these can be at most */
-    float *gain;   /* [r] the deviation of scores within a cluster, over that of its keys */
-    float *m, *z;  /* [r] sum of the weights */
+    float *scores;    /* [r][SCORE_LDS] of clusters: logarithms of their weights; certified: of what these can be at most */
+    float *gain;      /* [r] the deviation of scores within a cluster, over that of its keys */
+    float *m, *z;     /* [r] sum of the weights */
+    uint64_t *wanted; /* [MKA_CLUSTERS_MOST / 64] a bit for each cluster that is to be read */
 } segment;
 
-/* What attention over some of a pair's tokens has come to: those of a run of segments, of some clusters of one, or of a piece of
- * the local tier. */
+/* What attention over some of a pair's tokens has come to: what is read of a run of segments, or some of it, or a piece of the
+ * local tier. */
 typedef struct part {
     int *scored, *read; /* tokens */
     int *tiles;         /* of mean values that were read */
@@ -46,8 +47,10 @@ typedef struct part {
     float *acc;         /* [r][value_dim] */
 } part;
 
-/* A pair's tokens are read in parts: pieces of the local tier, where the job has one, then runs of segments or cuts of them, so
- * that there are enough parts for the threads and not too many to merge. That depends on the lengths alone. */
+/* A pair's tokens are read in parts: pieces of the local tier, where the job has one; runs of segments; and where more than step
+ * tokens of a run are wanted, as in the few stretches of a text that a query is about, further parts for step of them each. So
+ * there are enough parts for the threads, none that others have to wait for, and not too many to merge; which depends on the
+ * lengths and weights alone. */
 typedef struct recall {
     const mka_recall_job *job;
     mka_recall_work *work;
@@ -55,9 +58,9 @@ typedef struct recall {
     int first, n; /* queries of this round */
     int segments;
     int run, runs;              /* segments of a run, and runs */
-    int cuts;                   /* of a run of one segment; 1 for longer ones */
     int pieces;                 /* of the local tier */
-    mka_attend_pieces local[2]; /* those pieces, one job after the other */
+    int step;                   /* wanted tokens of a part */
+    mka_attend_pieces local[2]; /* the pieces, one job after the other */
     atomic_int failed;
     mka_error error; /* of the first failure */
     mka_deal deal[2];
@@ -78,9 +81,9 @@ static inline float mka_recall_change(const recall *r) {
     return MKA_RECALL_ERROR / sqrtf((float)(r->segments * r->job->longterm->clusters));
 }
 
-/* The parts of a pair: first those of the local tier. */
-static inline int mka_recall_parts(const recall *r) {
-    return r->pieces + r->runs * r->cuts;
+/* The parts of a pair: those of the local tier, of runs, and further ones. */
+static inline int mka_recall_parts(const recall *r, size_t pair_index) {
+    return r->pieces + r->runs + r->work->starts[pair_index + 1] - r->work->starts[pair_index];
 }
 
 void mka_recall_prepare(const recall *r, size_t pair_index, int row);
@@ -91,13 +94,14 @@ void mka_recall_total(const recall *r, size_t pair_index, int row);
 /* or else on all rows' totals. 0: it does not. */
 int mka_recall_chooses_together(const mka_recall *rule);
 void mka_recall_choose(const recall *r, size_t pair_index);
-void mka_recall_read(recall *r, size_t pair_index, int run, int cut, unsigned char *scratch);
+/* Says which clusters of a run are to be read, makes weights of the others, and returns the tokens that are to be read. */
+int mka_recall_list(const recall *r, size_t pair_index, int run);
+/* Reads tokens turn * step.. of those of a run that are wanted, up to step of them. */
+void mka_recall_read(recall *r, size_t pair_index, int run, int turn, int part_index, unsigned char *scratch);
+/* Once all is read: adds to the run's first part what stands in for what is not. */
+void mka_recall_rest(const recall *r, size_t pair_index, int run);
 /* Adds the parts' states to what the pair's rows have, in numbers from..to - 1 of their outputs, and finishes them. */
 void mka_recall_merge(const recall *r, size_t pair_index, int from, int to);
-
-/* Of clusters from..to - 1 of a segment, both multiples of 32, those that are to be read, a bit each: bit 0 is cluster from. */
-void mka_recall_wanted(const recall *r, const pair *p, const segment *s, int segment_index, int from, int to,
-                       uint64_t wanted[MKA_CLUSTERS_MOST / 64]);
 
 /* Bytes of a thread's scratch that scoring and reading need. */
 size_t mka_recall_scratch(const mka_recall_limits *limits);

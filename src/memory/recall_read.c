@@ -1,10 +1,10 @@
-/* recall_read - the reading phase of recall: rows of the chosen clusters exactly, and mean values for the rest of a segment.
+/* recall_read - the reading phases of recall: rows of the chosen clusters exactly, and then mean values for the rest of a run.
  *
  * Weights are relative to the estimated total of a row, which the choice has found: with that as the first maximum of the online
  * softmax nothing has to be scaled afterwards, but where a key proves to weigh far more than all was estimated to.
  *
- * Rows lie where no hardware looks ahead. So keys are asked for as soon as their clusters are known, and the estimate of the
- * others is made meanwhile; and values as soon as weights tell which, while mean values are mixed. */
+ * Rows lie where no hardware looks ahead: keys are asked for when their clusters are chosen, and values as soon as weights tell
+ * which. What is not worth its value is added to the weight of its cluster, which only the part that reads it looks at. */
 #include <math.h>
 #include <string.h>
 
@@ -24,9 +24,9 @@ typedef struct reader {
     pair p;
     segment s;
     part t;
-    int index, from, to; /* the segment, and clusters of it */
-    float *scores;       /* [r][BATCH_LDS] */
-    float *change, *ones, *least;
+    int index;     /* of the segment */
+    float *scores; /* [r][BATCH_LDS] of a batch's tokens */
+    float *change, *least;
     stretch stretches[BATCH];
     int keep[BATCH];
     const void *keys[BATCH], *values[BATCH];
@@ -36,7 +36,7 @@ typedef struct reader {
 
 size_t mka_recall_scratch(const mka_recall_limits *limits) {
     size_t r = (size_t)limits->head_rows;
-    size_t read = r * (BATCH_LDS + 3) * sizeof(float) + sizeof(reader), score = SCORE_LDS * sizeof(float);
+    size_t read = r * (BATCH_LDS + 2) * sizeof(float) + sizeof(reader), score = SCORE_LDS * sizeof(float);
     return ((read > score ? read : score) + MKA_ALIGN - 1) / MKA_ALIGN * MKA_ALIGN;
 }
 
@@ -49,14 +49,12 @@ static int is_estimated(const reader *d) {
     return d->r->job->rule->contract == MKA_RECALL_ESTIMATED;
 }
 
-/* A row's weights so far are to count change times as much. */
+/* What a row has so far is to count change times as much. */
 static void scale_row(const reader *d, int i, float change) {
     int dim = d->r->job->longterm->shape.value_dim;
-    float *weights = d->s.scores + (size_t)i * SCORE_LDS;
     if (change == 1) return;
     d->t.unread[i] *= change;
     for (int e = 0; e < dim; e++) d->t.acc[(size_t)i * (size_t)dim + (size_t)e] *= change;
-    for (int c = d->from; c < d->to && is_estimated(d); c++) weights[c] *= change;
 }
 
 /* ---- a batch of rows ---- */
@@ -100,18 +98,20 @@ static void judge_batch(reader *d) {
 
 /* Takes from z what will be estimated, or left out: the weights of tokens whose values are not read. */
 static void drop_rest(reader *d) {
+    int estimated = is_estimated(d);
     for (int i = 0; i < d->p.r; i++) {
         const float *weights = d->scores + (size_t)i * BATCH_LDS;
-        float all = 0;
+        float *rest = d->s.scores + (size_t)i * SCORE_LDS, all = 0, above = d->t.m[i] - d->p.log_total[i];
+        float back = estimated && above != 0 ? expf(fminf(above, 80.0F)) : 1;
         for (int n = 0; n < d->stretch_count; n++) {
             const stretch *s = &d->stretches[n];
             float sum = 0;
             for (int k = s->at; k < s->at + s->count; k++) sum += d->keep[k] ? 0 : weights[k];
-            if (is_estimated(d)) d->s.scores[(size_t)i * SCORE_LDS + (size_t)s->cluster] += sum;
+            if (estimated) rest[s->cluster] += sum * back;
             all += sum;
         }
         d->t.z[i] -= all;
-        d->t.unread[i] += all;
+        if (!estimated) d->t.unread[i] += all;
     }
 }
 
@@ -164,35 +164,20 @@ static void mix_batch(reader *d) {
 
 /* ---- the clusters that are read ---- */
 
-static void list_wanted(reader *d) {
-    uint64_t wanted[MKA_CLUSTERS_MOST / 64];
-    mka_recall_wanted(d->r, &d->p, &d->s, d->index, d->from, d->to, wanted);
+/* Those of the segment whose first token is one of count from number from on, of all that are wanted; returns how many are. */
+static int list_wanted(reader *d, const mka_directory *directory, int from, int count) {
+    int tokens = 0;
     d->wanted_count = 0;
     for (int w = 0; w < MKA_CLUSTERS_MOST / 64; w++)
-        for (; wanted[w]; wanted[w] &= wanted[w] - 1)
-            d->wanted[d->wanted_count++] = d->from + 64 * w + __builtin_ctzll(wanted[w]);
-}
-
-/* Asks for the keys of the first clusters, a batch of them at most. */
-static void ask_keys(const reader *d, const mka_directory *directory) {
-    const mka_longterm *l = d->r->job->longterm;
-    const unsigned char *records = mka_records_memory(&l->records);
-    size_t first = mka_longterm_record(l, d->p.head, d->index * l->segment_blocks);
-    for (int n = 0, left = BATCH; records && n < d->wanted_count && left > 0; n++) {
-        int row = directory->start[d->wanted[n]], end = directory->start[d->wanted[n] + 1];
-        left -= end - row;
-        while (row < end) {
-            int stop = row / MKA_BLOCK * MKA_BLOCK + MKA_BLOCK < end ? row / MKA_BLOCK * MKA_BLOCK + MKA_BLOCK : end;
-            const unsigned char *record = records + (first + (size_t)(row / MKA_BLOCK)) * l->records.bytes;
-            const unsigned char *at = record + (size_t)(row % MKA_BLOCK) * l->key_row,
-                                *last = at + (size_t)(stop - row) * l->key_row - 1;
-            for (at = at - (uintptr_t)at % 64; at <= last; at += 64) __builtin_prefetch(at);
-            row = stop;
+        for (uint64_t bits = d->s.wanted[w]; bits; bits &= bits - 1) {
+            int cluster = 64 * w + __builtin_ctzll(bits);
+            if (tokens >= from && tokens - from < count) d->wanted[d->wanted_count++] = cluster;
+            tokens += directory->start[cluster + 1] - directory->start[cluster];
         }
-    }
+    return tokens;
 }
 
-/* Their rows, batch by batch; the last one's values are still to be mixed. */
+/* Their rows, batch by batch. */
 static void read_wanted(reader *d, const mka_directory *directory) {
     const mka_longterm *l = d->r->job->longterm;
     for (int n = 0; n < d->wanted_count; n++) {
@@ -211,75 +196,9 @@ static void read_wanted(reader *d, const mka_directory *directory) {
             row += count;
         }
     }
-    if (d->count && !score_batch(d)) release_batch(d);
+    if (d->count && score_batch(d)) mix_batch(d);
+    release_batch(d);
 }
-
-/* ---- what is not read ---- */
-
-/* Certified: the sum of the bounds of the clusters that were left out. */
-static void add_bounds(reader *d) {
-    const part *t = &d->t;
-    for (int i = 0; i < d->p.r; i++) {
-        float *scores = d->s.scores + (size_t)i * SCORE_LDS;
-        if (t->m[i] == -INFINITY) t->m[i] = d->p.m[i]; /* nothing was read */
-        for (int n = 0; n < d->wanted_count; n++) scores[d->wanted[n]] = -INFINITY;
-        for (int c = d->from; c < d->to; c++)
-            if (scores[c] > -INFINITY) t->unread[i] += expf(scores[c] - t->m[i]);
-    }
-}
-
-/* Scores of the clusters that are not read become weights; of those that are, 0. */
-static void weigh_rest(reader *d) {
-    for (int i = 0; i < d->p.r; i++) {
-        float *weights = d->s.scores + (size_t)i * SCORE_LDS, m = d->t.m[i], unread = d->t.unread[i];
-        for (int n = 0; n < d->wanted_count; n++) weights[d->wanted[n]] = -INFINITY;
-        d->r->ops->kernels->online(1, d->to - d->from, weights + d->from, SCORE_LDS, &m, &unread, &d->change[i]);
-        if (m != d->t.m[i]) { /* what was read of the segments before */
-            int dim = d->r->job->longterm->shape.value_dim;
-            d->t.z[i] *= d->change[i];
-            for (int e = 0; e < dim; e++) d->t.acc[(size_t)i * (size_t)dim + (size_t)e] *= d->change[i];
-        }
-        d->t.m[i] = m;
-        d->t.unread[i] = unread;
-    }
-}
-
-/* Sums of the weights of a tile of clusters; 1 where some row gives it a share that counts. least: of each row. */
-static int tile_counts(const reader *d, int tile, float *sums) {
-    int counts = 0;
-    for (int i = 0; i < d->p.r; i++) {
-        const float *weights = d->s.scores + (size_t)i * SCORE_LDS + (size_t)tile * MKA_TILE;
-        float lane[8] = {0};
-        for (int c = 0; c < MKA_TILE; c += 8)
-            for (int e = 0; e < 8; e++) lane[e] += weights[c + e];
-        sums[i] = ((lane[0] + lane[4]) + (lane[1] + lane[5])) + ((lane[2] + lane[6]) + (lane[3] + lane[7]));
-        counts |= !(sums[i] <= d->least[i]);
-    }
-    return counts;
-}
-
-/* Weights times the clusters' mean values; where a whole tile of them hardly counts, times the mean value of the segment. */
-static void mix_means(reader *d) {
-    const mka_longterm *l = d->r->job->longterm;
-    const mka_kernels *kernels = d->r->ops->kernels;
-    const pair *p = &d->p;
-    int dim = l->shape.value_dim;
-    unsigned char *index = mka_longterm_index(l, p->head, d->index), *means = mka_longterm_means(l, index);
-    float sums[MOST_ROWS], rest[MOST_ROWS] = {0}, change = mka_recall_change(d->r) * MKA_RECALL_TILE;
-    for (int i = 0; i < p->r; i++) d->least[i] = change * expf(fminf(p->log_total[i] - d->t.m[i], 80.0F));
-    for (int tile = d->from / MKA_TILE; tile < d->to / MKA_TILE; tile++) {
-        if (!tile_counts(d, tile, sums)) {
-            for (int i = 0; i < p->r; i++) rest[i] += sums[i];
-            continue;
-        }
-        kernels->mix[MKA_Q8_0](p->r, dim, MKA_TILE, d->s.scores + (size_t)tile * MKA_TILE, SCORE_LDS,
-                               means + (size_t)tile * l->mean_tile, d->ones, d->t.acc);
-        ++*d->t.tiles;
-    }
-    for (int i = 0; i < p->r; i++) kernels->axpy(dim, rest[i], mka_longterm_middle(l, index), d->t.acc + (size_t)i * (size_t)dim);
-}
-
-/* ---- a part ---- */
 
 static void begin(reader *d, unsigned char *scratch) {
     size_t rows = (size_t)d->p.r;
@@ -287,41 +206,102 @@ static void begin(reader *d, unsigned char *scratch) {
     d->stretch_count = d->count = d->kept = 0;
     d->scores = (float *)(void *)(scratch + sizeof *d);
     d->change = d->scores + rows * BATCH_LDS;
-    d->ones = d->change + rows;
-    d->least = d->ones + rows;
+    d->least = d->change + rows;
     *t->scored = *t->read = *t->tiles = 0;
     for (size_t i = 0; i < rows; i++) {
         t->m[i] = is_estimated(d) && isfinite(d->p.log_total[i]) ? d->p.log_total[i] : -INFINITY;
         t->z[i] = t->unread[i] = 0;
-        d->ones[i] = 1;
     }
     memset(t->acc, 0, rows * (size_t)d->r->job->longterm->shape.value_dim * sizeof(float));
 }
 
-static void read_segment(reader *d) {
-    const mka_longterm *l = d->r->job->longterm;
-    const mka_directory *directory = mka_longterm_directory(l, mka_longterm_index(l, d->p.head, d->index));
-    list_wanted(d);
-    ask_keys(d, directory);
-    if (is_estimated(d)) weigh_rest(d);
-    read_wanted(d, directory);
-    if (is_estimated(d)) mix_means(d);
-    mix_batch(d);
-    if (d->r->job->rule->contract == MKA_RECALL_CERTIFIED) add_bounds(d);
-}
-
-void mka_recall_read(recall *r, size_t pair_index, int run, int cut, unsigned char *scratch) {
+void mka_recall_read(recall *r, size_t pair_index, int run, int turn, int part_index, unsigned char *scratch) {
     const mka_longterm *l = r->job->longterm;
     reader *d = (reader *)(void *)scratch;
+    int from = turn * r->step;
     d->r = r;
     d->p = mka_pair_at(r, pair_index);
-    d->t = mka_part_at(r, pair_index, r->pieces + run * r->cuts + cut);
+    d->t = mka_part_at(r, pair_index, part_index);
     begin(d, scratch);
-    d->from = l->clusters / r->cuts * cut;
-    d->to = d->from + l->clusters / r->cuts;
     for (d->index = run * r->run; d->index < (run + 1) * r->run && d->index < r->segments; d->index++) {
+        const mka_directory *directory = mka_longterm_directory(l, mka_longterm_index(l, d->p.head, d->index));
         d->s = mka_segment_at(r, pair_index, d->index);
-        read_segment(d);
+        /* Of the tokens of the run, numbers from..from + step - 1; from falls as segments are left behind. */
+        int skipped = from > 0 ? from : 0, count = r->step + (from < 0 ? from : 0);
+        from -= list_wanted(d, directory, skipped, count);
+        read_wanted(d, directory);
     }
-    for (int i = 0; i < d->p.r && is_estimated(d); i++) d->t.z[i] += d->t.unread[i];
+}
+
+/* ---- what is not read ---- */
+
+/* Certified: the sum of the bounds of the clusters that were left out. */
+static void add_bounds(const recall *r, const pair *p, const segment *s, const part *t) {
+    for (int i = 0; i < p->r; i++) {
+        float *scores = s->scores + (size_t)i * SCORE_LDS;
+        if (t->m[i] == -INFINITY) t->m[i] = p->m[i]; /* nothing was read */
+        for (int c = 0; c < r->job->longterm->clusters; c++)
+            if (!(s->wanted[c / 64] >> c % 64 & 1) && scores[c] > -INFINITY) t->unread[i] += expf(scores[c] - t->m[i]);
+    }
+}
+
+/* Sums of the weights of a tile of clusters; 1 where some row gives it a share that counts. */
+static int tile_counts(const recall *r, const pair *p, const segment *s, int tile, float *sums) {
+    float least = mka_recall_change(r) * MKA_RECALL_TILE;
+    int counts = 0;
+    for (int i = 0; i < p->r; i++) {
+        const float *weights = s->scores + (size_t)i * SCORE_LDS + (size_t)tile * MKA_TILE;
+        float lane[8] = {0};
+        for (int c = 0; c < MKA_TILE; c += 8)
+            for (int e = 0; e < 8; e++) lane[e] += weights[c + e];
+        sums[i] = ((lane[0] + lane[4]) + (lane[1] + lane[5])) + ((lane[2] + lane[6]) + (lane[3] + lane[7]));
+        counts |= !(sums[i] <= least);
+    }
+    return counts;
+}
+
+/* Weights become relative to the maximum of the part, where that is another than the estimated total. */
+static void scale_weights(const recall *r, const pair *p, const segment *s, const part *t) {
+    for (int i = 0; i < p->r; i++) {
+        float scale = t->m[i] == p->log_total[i] ? 1 : expf(p->log_total[i] - t->m[i]);
+        for (int c = 0; c < r->job->longterm->clusters && scale != 1; c++) s->scores[(size_t)i * SCORE_LDS + (size_t)c] *= scale;
+    }
+}
+
+/* Weights times the clusters' mean values; where a whole tile of them hardly counts, times the mean value of the segment. */
+static void mix_means(const recall *r, const pair *p, const segment *s, const part *t, unsigned char *index) {
+    const mka_longterm *l = r->job->longterm;
+    const mka_kernels *kernels = r->ops->kernels;
+    unsigned char *means = mka_longterm_means(l, index);
+    int dim = l->shape.value_dim;
+    float sums[MOST_ROWS], rest[MOST_ROWS] = {0}, ones[MOST_ROWS];
+    for (int i = 0; i < p->r; i++) ones[i] = 1;
+    for (int tile = 0; tile < l->tiles; tile++) {
+        int counts = tile_counts(r, p, s, tile, sums);
+        for (int i = 0; i < p->r; i++) {
+            t->unread[i] += sums[i];
+            t->z[i] += sums[i];
+            if (!counts) rest[i] += sums[i];
+        }
+        if (!counts) continue;
+        kernels->mix[MKA_Q8_0](p->r, dim, MKA_TILE, s->scores + (size_t)tile * MKA_TILE, SCORE_LDS,
+                               means + (size_t)tile * l->mean_tile, ones, t->acc);
+        ++*t->tiles;
+    }
+    for (int i = 0; i < p->r; i++) kernels->axpy(dim, rest[i], mka_longterm_middle(l, index), t->acc + (size_t)i * (size_t)dim);
+}
+
+void mka_recall_rest(const recall *r, size_t pair_index, int run) {
+    const mka_contract contract = r->job->rule->contract;
+    const pair p = mka_pair_at(r, pair_index);
+    const part t = mka_part_at(r, pair_index, r->pieces + run);
+    for (int n = run * r->run; n < (run + 1) * r->run && n < r->segments && contract != MKA_RECALL_DENSE; n++) {
+        const segment s = mka_segment_at(r, pair_index, n);
+        if (contract == MKA_RECALL_CERTIFIED) {
+            add_bounds(r, &p, &s, &t);
+            continue;
+        }
+        scale_weights(r, &p, &s, &t);
+        mix_means(r, &p, &s, &t, mka_longterm_index(r->job->longterm, p.head, n));
+    }
 }

@@ -214,24 +214,77 @@ static uint64_t larger(int count, const float *scores, float floor) {
     return bits;
 }
 
-void mka_recall_wanted(const recall *r, const pair *p, const segment *s, int index, int from, int to,
-                       uint64_t wanted[MKA_CLUSTERS_MOST / 64]) {
-    const mka_longterm *l = r->job->longterm;
+/* The clusters of a segment that are to be read. */
+static void want(const recall *r, const pair *p, const segment *s, const mka_directory *directory) {
     const mka_recall *rule = r->job->rule;
-    const mka_directory *directory = mka_longterm_directory(l, mka_longterm_index(l, p->head, index));
-    int by_effect = rule->contract == MKA_RECALL_ESTIMATED && rule->tokens == 0 && rule->share == 0;
+    int by_effect = !mka_recall_chooses_together(rule), clusters = r->job->longterm->clusters;
     float floor[MOST_ROWS];
     for (int i = 0; i < p->r; i++) floor[i] = by_effect ? p->bar[i] - logf(s->gain[i]) : p->bar[i];
-    memset(wanted, 0, MKA_CLUSTERS_MOST / 64 * sizeof *wanted);
-    for (int first = from; first < to; first += 64) {
-        int count = to - first < 64 ? to - first : 64;
-        uint64_t *bits = &wanted[(first - from) / 64];
-        if (rule->contract == MKA_RECALL_DENSE) *bits = ~(uint64_t)0 >> (64 - count);
-        for (int i = 0; i < p->r && rule->contract != MKA_RECALL_DENSE; i++) {
+    for (int first = 0; first < clusters; first += 64) {
+        int count = clusters - first < 64 ? clusters - first : 64;
+        uint64_t bits = 0;
+        for (int i = 0; i < p->r; i++) {
             const float *scores = s->scores + (size_t)i * SCORE_LDS + first;
-            *bits |= by_effect ? r->ops->kernels->above(count, scores, s->gain[i], directory->deviation + first,
-                                                        directory->worth + first, floor[i])
-                               : larger(count, scores, floor[i]);
+            bits |= by_effect ? r->ops->kernels->above(count, scores, s->gain[i], directory->deviation + first,
+                                                       directory->worth + first, floor[i])
+                              : larger(count, scores, floor[i]);
         }
+        s->wanted[first / 64] = bits;
     }
+}
+
+static void want_all(const recall *r, const segment *s) {
+    int clusters = r->job->longterm->clusters;
+    for (int first = 0; first < clusters; first += 64)
+        s->wanted[first / 64] = ~(uint64_t)0 >> (clusters - first < 64 ? 64 - (clusters - first) : 0);
+}
+
+/* Asks for the keys of the clusters that are to be read, the first so many of them. */
+static void ask_keys(const recall *r, const pair *p, const segment *s, const mka_directory *directory, int index) {
+    enum { ASKED_ROWS = 96 };
+    const mka_longterm *l = r->job->longterm;
+    const unsigned char *records = mka_records_memory(&l->records);
+    size_t first = mka_longterm_record(l, p->head, index * l->segment_blocks);
+    int left = records ? ASKED_ROWS : 0;
+    for (int w = 0; w < MKA_CLUSTERS_MOST / 64; w++)
+        for (uint64_t bits = s->wanted[w]; bits && left > 0; bits &= bits - 1) {
+            int cluster = 64 * w + __builtin_ctzll(bits);
+            left -= tokens_of(directory, cluster);
+            for (int row = directory->start[cluster]; row < directory->start[cluster + 1]; row++) {
+                const unsigned char *at =
+                    records + (first + (size_t)(row / MKA_BLOCK)) * l->records.bytes + (size_t)(row % MKA_BLOCK) * l->key_row;
+                for (size_t b = 0; b < l->key_row; b += 64) __builtin_prefetch(at + b);
+            }
+        }
+}
+
+/* Scores of the clusters that are not read become weights, relative to the estimated total; of those that are, 0. */
+static void weigh_rest(const recall *r, const pair *p, const segment *s) {
+    for (int i = 0; i < p->r; i++) {
+        float *weights = s->scores + (size_t)i * SCORE_LDS, m = p->log_total[i], sum = 0, change;
+        for (int w = 0; w < MKA_CLUSTERS_MOST / 64; w++)
+            for (uint64_t bits = s->wanted[w]; bits; bits &= bits - 1) weights[64 * w + __builtin_ctzll(bits)] = -INFINITY;
+        r->ops->kernels->online(1, r->job->longterm->clusters, weights, SCORE_LDS, &m, &sum, &change);
+    }
+}
+
+int mka_recall_list(const recall *r, size_t pair_index, int run) {
+    const mka_longterm *l = r->job->longterm;
+    const pair p = mka_pair_at(r, pair_index);
+    int tokens = 0;
+    for (int n = run * r->run; n < (run + 1) * r->run && n < r->segments; n++) {
+        const mka_directory *directory = mka_longterm_directory(l, mka_longterm_index(l, p.head, n));
+        const segment s = mka_segment_at(r, pair_index, n);
+        memset(s.wanted, 0, MKA_CLUSTERS_MOST / 64 * sizeof *s.wanted);
+        if (r->job->rule->contract == MKA_RECALL_DENSE)
+            want_all(r, &s);
+        else
+            want(r, &p, &s, directory);
+        for (int w = 0; w < MKA_CLUSTERS_MOST / 64; w++)
+            for (uint64_t bits = s.wanted[w]; bits; bits &= bits - 1)
+                tokens += tokens_of(directory, 64 * w + __builtin_ctzll(bits));
+        ask_keys(r, &p, &s, directory, n);
+        if (r->job->rule->contract == MKA_RECALL_ESTIMATED) weigh_rest(r, &p, &s);
+    }
+    return tokens;
 }
