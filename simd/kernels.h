@@ -141,6 +141,25 @@ typedef uint64_t mka_scan_fn(int r, int d, const void *block, const uint8_t *tab
 typedef void mka_weigh_fn(int n, float constant, float gain, const float *deviation, const float *log_count, float *s);
 typedef uint64_t mka_above_fn(int n, const float *s, float gain, const float *deviation, const float *worth, float floor);
 
+/* Recall for r queries of one head at once, over n things that it estimates, n a multiple of 16; s [r] rows lds floats apart.
+ *
+ *   estimate   x = s[i][t] + bias[t]   m' = max(m, max_t x)   c = exp(m - m')   s <- exp(x - m')   z <- c z + sum_t s
+ *              squares[t] = sum_i (s[i][t] / z_i)^2, of the new z      (c = 1 where m' = -inf)
+ *   keep       s[i][t] *= kept[t]      sum[i] = sum_t of that          kept[t] is 0 or 1
+ *
+ * estimate's exp of x - m' has a relative error of 0.04 at most, which is zero on average, and is 0 below 2^-125; c is within 4
+ * ulp. A NaN among a row's scores makes its z NaN, and squares too. */
+typedef void mka_estimate_fn(int r, int n, const float *bias, float *s, int lds, float *m, float *z, float *c, float *squares);
+typedef void mka_keep_fn(int r, int n, const float *kept, float *s, int lds, float *sum);
+
+/* Rows (rows.h) that lie anywhere as one tile of BF16 keys, or values (cache.h): row t goes to slot t, 0 < n <= 32; the other
+ * slots become zeros. d <= MKA_ROWS_DIM, the tile 64-byte aligned. Numbers are rounded to nearest even; NaN stays. */
+typedef void mka_rows_tile_fn(int d, int n, const void *const *rows, void *tile);
+
+/* Tiles of Q8 keys, or of Q8 values, as tiles of BF16, to nearest even: for rows so many that this is worth doing once. d is a
+ * multiple of 32, to is 64-byte aligned. */
+typedef void mka_widen_fn(int d, int tiles, const void *from, void *to);
+
 /* One level's kernels. Entries that depend on a stored type are indexed by mka_type and NULL where the type has none:
  * score, mix: F32 F16 BF16 Q8_0 Q4_0 (as cache.h stores them). store: F32 F16 BF16. load: every weight type. gemv_q8: every
  * quantised type. gemv_f32: F32 F16 BF16. */
@@ -170,8 +189,12 @@ typedef struct mka_kernels {
     mka_rows_score_fn *rows_score[MKA_TYPE_LIMIT]; /* F32 F16 BF16 Q8_0 Q4_0, as rows.h stores them */
     mka_rows_mix_fn *rows_mix[MKA_TYPE_LIMIT];
     mka_scan_fn *scan;
+    mka_rows_tile_fn *rows_keys[MKA_TYPE_LIMIT], *rows_values[MKA_TYPE_LIMIT]; /* BF16 Q8_0 Q4_0 */
+    mka_widen_fn *widen_keys, *widen_values; /* NULL where products of Q8 are as good */
     mka_weigh_fn *weigh;
     mka_above_fn *above;
+    mka_estimate_fn *estimate;
+    mka_keep_fn *keep;
     mka_peaks peaks; /* not used by any operation: what they are held against */
 } mka_kernels;
 

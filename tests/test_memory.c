@@ -1,5 +1,6 @@
 /* test_memory - the tiers without a model: recalling everything is dense attention of the stored cache, estimates come close to
- * it, a certified loss is never exceeded, and what a query gets does not depend on how many tokens came with it. */
+ * it, a certified loss is never exceeded, and what a query gets does not depend on how many tokens came with it, or is as exact.
+ */
 #include <math.h>
 #include <mka/memory.h>
 #include <stdarg.h>
@@ -316,9 +317,11 @@ static void rotating_biases_stay_local(void **data) {
     f->queries = queries;
 }
 
+/* Queries that choose for themselves: a share of the mass is wanted. */
 static void chunks_do_not_matter(void **data) {
     fixture *f = *data;
-    mka_memory_options o = small(MKA_F16, MKA_Q8_0);
+    mka_memory_options o = small(MKA_F32, MKA_Q8_0); /* chunks of 16-bit caches are rounded otherwise than single tokens */
+    o.plan.recall.share = 0.95F;
     size_t count = (size_t)tokens * HEADS * DIM;
     float *other = floats(count);
     run(f, &o, CHUNK, f->out, NULL);
@@ -335,6 +338,50 @@ static void chunks_do_not_matter(void **data) {
         assert_true(most < 0.1 && mean < 1e-3); /* rounding decides whether a cluster is read that is as good unread */
     }
     free(other);
+}
+
+/* Mean distance of outputs from those that read everything. */
+static double mean_error(const float *out, const float *all) {
+    double mean = 0;
+    for (size_t i = 0; i < (size_t)tokens * HEADS * DIM; i++)
+        mean += fabs((double)(out[i] - all[i])) / ((double)tokens * HEADS * DIM);
+    return mean;
+}
+
+/* Queries of a chunk share what they read, in all types that rows may have: they come as close to dense attention as single
+ * queries do, and read fewer bytes. Neighbours are made alike, as those of models are. */
+static void queries_that_share_are_as_exact(void **data) {
+    fixture *f = *data;
+    size_t count = (size_t)tokens * HEADS * DIM;
+    float *all = floats(count), *queries = f->queries;
+    f->queries = floats(count);
+    for (size_t i = 0; i < count; i++)
+        f->queries[i] = i < HEADS * DIM ? queries[i] : 0.9F * f->queries[i - HEADS * DIM] + 0.43F * queries[i];
+    const mka_type types[] = {MKA_Q8_0, MKA_BF16, MKA_Q4_0};
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+        mka_memory_options o = small(MKA_F32, types[t]);
+        if (types[t] == MKA_Q4_0) o.plan.key_type = MKA_Q8_0; /* keys of 4 bits do not fit: all would stay local */
+        mka_used single = {.queries = 0}, shared = {.queries = 0};
+        o.plan.recall.contract = MKA_RECALL_DENSE;
+        run(f, &o, CHUNK, all, NULL);
+        o.plan.recall.contract = MKA_RECALL_ESTIMATED;
+        run(f, &o, 15, f->out, &single);
+        double apart = mean_error(f->out, all);
+        run(f, &o, 512, f->out, &shared);
+        double together = mean_error(f->out, all);
+        print_message("%s: mean error %.2g by themselves, %.2g together; keys read %.0f and %.0f, MB %.2f and %.2f\n",
+                      mka_type_name(types[t]), apart, together, (double)single.scored_tokens / (double)single.queries,
+                      (double)shared.scored_tokens / (double)shared.queries, 1e-6 * (double)single.key_bytes,
+                      1e-6 * (double)shared.key_bytes);
+        assert_int_equal(shared.queries, single.queries);
+        assert_int_equal(shared.long_tokens, single.long_tokens);
+        assert_true(together > 0 && together < 1.1 * apart + 1e-3); /* keys and values are rounded to bf16 for a block */
+        assert_true(shared.read_tokens < shared.long_tokens && shared.key_bytes < single.key_bytes / 2);
+        assert_true(shared.unread_mass > 0 && shared.unread_mass < 1.5 * single.unread_mass);
+    }
+    free(f->queries);
+    free(all);
+    f->queries = queries;
 }
 
 static void bad_options_are_named(void **data) {
@@ -369,6 +416,7 @@ int main(void) {
         cmocka_unit_test(a_certified_loss_is_not_exceeded),
         cmocka_unit_test(a_loose_contract_reads_less),
         cmocka_unit_test(chunks_do_not_matter),
+        cmocka_unit_test(queries_that_share_are_as_exact),
         cmocka_unit_test(rotating_biases_stay_local),
         cmocka_unit_test(bad_options_are_named),
     };

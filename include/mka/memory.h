@@ -5,8 +5,10 @@
  *
  * Tokens that leave the window are closed in segments of up to 2,048 (about twice the window), whose keys and values are grouped
  * into clusters of 8 on average. Every query is held against the mean keys of the clusters, reads the rows of those that matter
- * to it, and takes the others as an estimate from their mean values. What a query gets depends on its position alone, up to
- * rounding, not on how many tokens came with it.
+ * to it, and takes the others as an estimate from their mean values. Where reading is estimated by effect (the default), 16 queries
+ * and more of one call choose in blocks of up to 32 neighbours and read for all of a block: what a query gets is then as close to
+ * dense attention as by itself, but not the same. Otherwise it depends on its position alone, up to rounding, not on how many
+ * tokens came with it.
  */
 #ifndef MKA_MEMORY_H
 #define MKA_MEMORY_H

@@ -19,4 +19,8 @@ void mka_scalar_fill_typed(mka_kernels *k);
 void mka_scalar_fill_cache(mka_kernels *k);
 void mka_scalar_fill_recall(mka_kernels *k);
 
+/* For the widths that levels leave to these. */
+mka_rows_tile_fn mka_scalar_rows_keys_bf16, mka_scalar_rows_keys_q8, mka_scalar_rows_keys_q4;
+mka_rows_tile_fn mka_scalar_rows_values_bf16, mka_scalar_rows_values_q8, mka_scalar_rows_values_q4;
+
 #endif

@@ -1,5 +1,7 @@
-/* scalar_recall - scan of key signs, and scores and sums over single rows, in plain C: the meaning of every level's. */
+/* scalar_recall - scan of key signs, scores and sums over single rows, and what queries share, in plain C: the meaning of every
+ * level's. */
 #include <math.h>
+#include <string.h>
 
 #include "kernels.h"
 #include "scalar.h"
@@ -92,14 +94,89 @@ static uint64_t cluster_above(int n, const float *s, float gain, const float *de
     return bits;
 }
 
+static void estimate(int r, int n, const float *bias, float *s, int lds, float *m, float *z, float *c, float *squares) {
+    for (int t = 0; t < n; t++) squares[t] = 0;
+    for (int i = 0; i < r; i++) {
+        float *row = s + (ptrdiff_t)i * lds, most = m[i], sum = 0;
+        for (int t = 0; t < n; t++) most = fmaxf(most, row[t] + bias[t]);
+        float base = most > -INFINITY ? most : 0;
+        for (int t = 0; t < n; t++) {
+            row[t] = power((row[t] + bias[t] - base) * 1.44269504F);
+            sum += row[t];
+        }
+        c[i] = most == m[i] ? 1 : expf(m[i] - most);
+        z[i] = c[i] * z[i] + sum;
+        m[i] = most;
+        float share = z[i] != 0 ? 1 / z[i] : 0;
+        for (int t = 0; t < n; t++) squares[t] += row[t] * share * (row[t] * share);
+    }
+}
+
+static void keep(int r, int n, const float *kept, float *s, int lds, float *sum) {
+    for (int i = 0; i < r; i++) {
+        float *row = s + (ptrdiff_t)i * lds;
+        sum[i] = 0;
+        for (int t = 0; t < n; t++) {
+            row[t] *= kept[t];
+            sum[i] += row[t];
+        }
+    }
+}
+
+/* ---- rows to tiles ---- */
+
+static void store_bf16(float x, unsigned char *to) {
+    uint16_t half = f32_to_bf16(x);
+    memcpy(to, &half, sizeof half);
+}
+
+static void rows_keys(mka_type type, int d, int n, const void *const *rows, void *tile) {
+    float row[MKA_ROWS_DIM];
+    memset(tile, 0, mka_key_tile_bytes(MKA_BF16, d));
+    for (int t = 0; t < n; t++) {
+        unsigned char *to =
+            (unsigned char *)tile + (size_t)(t / MKA_HALF) * (size_t)mka_pad(d, 2) * MKA_HALF * 2 + (size_t)(t % MKA_HALF) * 4;
+        mka_get_row(type, d, rows[t], row);
+        for (int e = 0; e < d; e++) store_bf16(row[e], to + (size_t)(e / 2) * 64 + (size_t)(e % 2) * 2);
+    }
+}
+
+static void rows_values(mka_type type, int d, int n, const void *const *rows, void *tile) {
+    float row[MKA_ROWS_DIM];
+    memset(tile, 0, mka_value_tile_bytes(MKA_BF16, d));
+    for (int t = 0; t < n; t++) {
+        unsigned char *to = (unsigned char *)tile + (size_t)(t / 2) * 64 + (size_t)(t % 2) * 2;
+        mka_get_row(type, d, rows[t], row);
+        for (int e = 0; e < d; e++) store_bf16(row[e], to + (size_t)(e / 16) * 1024 + (size_t)(e % 16) * 4);
+    }
+}
+
+#define TILE_KERNELS(TYPE, type)                                                                                                 \
+    void mka_scalar_rows_keys_##type(int d, int n, const void *const *rows, void *tile) {                                        \
+        rows_keys(MKA_##TYPE, d, n, rows, tile);                                                                                 \
+    }                                                                                                                            \
+    void mka_scalar_rows_values_##type(int d, int n, const void *const *rows, void *tile) {                                      \
+        rows_values(MKA_##TYPE, d, n, rows, tile);                                                                               \
+    }
+TILE_KERNELS(BF16, bf16)
+TILE_KERNELS(Q8_0, q8)
+TILE_KERNELS(Q4_0, q4)
+
 void mka_scalar_fill_recall(mka_kernels *k) {
 #define FILL(TYPE, type) k->rows_score[MKA_##TYPE] = rows_score_##type, k->rows_mix[MKA_##TYPE] = rows_mix_##type
+#define FILL_TILES(TYPE, type)                                                                                                   \
+    k->rows_keys[MKA_##TYPE] = mka_scalar_rows_keys_##type, k->rows_values[MKA_##TYPE] = mka_scalar_rows_values_##type
     FILL(F32, f32);
     FILL(F16, f16);
     FILL(BF16, bf16);
     FILL(Q8_0, q8);
     FILL(Q4_0, q4);
+    FILL_TILES(BF16, bf16);
+    FILL_TILES(Q8_0, q8);
+    FILL_TILES(Q4_0, q4);
     k->scan = scan;
     k->weigh = cluster_weigh;
     k->above = cluster_above;
+    k->estimate = estimate;
+    k->keep = keep;
 }

@@ -213,16 +213,3 @@ static uint64_t cluster_above(int n, const float *s, float gain, const float *de
     }
     return bits;
 }
-
-void LEVEL(fill_recall)(mka_kernels *k);
-void LEVEL(fill_recall)(mka_kernels *k) {
-#define FILL_ROWS(TYPE, type) k->rows_score[MKA_##TYPE] = rows_score_##type, k->rows_mix[MKA_##TYPE] = rows_mix_##type
-    FILL_ROWS(F32, f32);
-    FILL_ROWS(F16, f16);
-    FILL_ROWS(BF16, bf16);
-    FILL_ROWS(Q8_0, q8);
-    FILL_ROWS(Q4_0, q4);
-    k->scan = scan;
-    k->weigh = cluster_weigh;
-    k->above = cluster_above;
-}

@@ -1,5 +1,5 @@
-/* amx_cache - attention over bf16 cache tiles on AMX. A tile of keys or values is an operand of
- * TDPBF16PS as it lies in memory (16 lines of 64 bytes), which is what the cache's layout was chosen for.
+/* amx_cache - attention over bf16 cache tiles on AMX, and over others that are converted for many rows. A tile of keys or values
+ * is an operand of TDPBF16PS as it lies in memory (16 lines of 64 bytes), which is what the cache's layout was chosen for.
  *
  *   score   C[16 queries][16 keys]        += A[16 queries][32 dimensions]  B[16 pairs of dimensions][16 keys]
  *   mix     C[16 queries][16 dimensions]  += A[16 queries][32 keys]        B[16 pairs of keys][16 dimensions]
@@ -13,7 +13,7 @@
 #include "x86/amx_tiles.h"
 #include "x86/vnni_cache.h"
 
-enum { ROWS = AMX_ROWS, SPAN = 256, MOST_DIM = AMX_MOST_DIM };
+enum { ROWS = AMX_ROWS, MANY = 2 * ROWS, SPAN = 256, MOST_DIM = AMX_MOST_DIM };
 
 /* n floats times factor to bf16, with zeros up to the next multiple of 32. */
 static void round_bf16(int n, float factor, const float *x, uint16_t *y) {
@@ -68,7 +68,8 @@ static void score_bf16(int r, int d, int n, const float *q, const void *keys, fl
     }
     uint16_t rounded[2 * ROWS * MOST_DIM];
     float rest[ROWS * 32];
-    ptrdiff_t tile = (ptrdiff_t)mka_key_tile_bytes(MKA_BF16, d), ahead = (n + MKA_TILE - 1) / MKA_TILE * tile;
+    ptrdiff_t tile = (ptrdiff_t)mka_key_tile_bytes(MKA_BF16, d);
+    ptrdiff_t ahead = r < MANY ? (n + MKA_TILE - 1) / MKA_TILE * tile : 0; /* for many, keys were put together beforehand */
     _tile_loadconfig(&amx_shape);
     for (int row = 0; row < r;) {
         int left = r - row, two = left >= 2 * ROWS, rows = two ? 2 * ROWS : left < ROWS ? left : ROWS;
@@ -127,7 +128,7 @@ static void mix_bf16(int r, int d, int n, const float *s, int lds, const void *v
     ptrdiff_t tile = (ptrdiff_t)mka_value_tile_bytes(MKA_BF16, d);
     if (n <= 0) return;
     for (int i = 0; i < r; i++)
-        for (int e = 0; e < d; e++) acc[(ptrdiff_t)i * d + e] *= c[i];
+        for (int e = 0; e < d && c[i] != 1; e++) acc[(ptrdiff_t)i * d + e] *= c[i];
     _tile_loadconfig(&amx_shape);
     for (int row = 0; row < r;) {
         int left = r - row, two = left >= 2 * ROWS, rows = two ? 2 * ROWS : left < ROWS ? left : ROWS;
@@ -141,7 +142,7 @@ static void mix_bf16(int r, int d, int n, const float *s, int lds, const void *v
         for (int from = 0; from < n; from += SPAN, p += SPAN / MKA_TILE * tile) {
             int count = n - from < SPAN ? n - from : SPAN;
             for (int i = 0; i < rows; i++) round_bf16(count, 1, s + (ptrdiff_t)(row + i) * lds + from, w + i * SPAN);
-            mix_rows(two, d, count, w, p, tile, row == 0 ? (count + MKA_TILE - 1) / MKA_TILE * tile : 0, sum);
+            mix_rows(two, d, count, w, p, tile, r < MANY && row == 0 ? (count + MKA_TILE - 1) / MKA_TILE * tile : 0, sum);
         }
         if (rows < ROWS) memcpy(out, rest, (size_t)rows * (size_t)d * sizeof(float));
         row += rows;
@@ -182,6 +183,84 @@ static void mix_f16(int r, int d, int n, const float *s, int lds, const void *va
     mix_bf16(r, d, n, s, lds, block, c, acc);
 }
 
+/* ---- q8: likewise ---- */
+
+/* Byte b of 16 words, times scale. */
+AMX_INLINE __m512 scaled_byte(__m512i words, int b, __m512 scale) {
+    __m512i top = _mm512_sllv_epi32(words, _mm512_set1_epi32(24 - 8 * b));
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_srai_epi32(top, 24)), scale);
+}
+
+/* 16 words of 4 signed bytes, each byte times a scale of its own, as two lines of 16 pairs of bf16. */
+AMX_INLINE void store_quads(__m512i words, const __m512 scale[4], char *pairs) {
+    const __m512i order =
+        _mm512_set_epi32(0x001f000f, 0x001e000e, 0x001d000d, 0x001c000c, 0x001b000b, 0x001a000a, 0x00190009, 0x00180008,
+                         0x00170007, 0x00160006, 0x00150005, 0x00140004, 0x00130003, 0x00120002, 0x00110001, 0x00100000);
+    for (int i = 0; i < 2; i++) {
+        __m512 a = scaled_byte(words, 2 * i, scale[2 * i]), b = scaled_byte(words, 2 * i + 1, scale[2 * i + 1]);
+        _mm512_store_si512(pairs + (ptrdiff_t)64 * i, _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(b, a)));
+    }
+}
+
+static void widen_keys(int d, int tiles, const void *from, void *to) {
+    const __m512i offset = _mm512_set1_epi8((char)-128);
+    size_t tile = mka_key_tile_bytes(MKA_Q8_0, d);
+    const char *keys = from;
+    char *block = to;
+    for (int t = 0; t < tiles; t++, keys += tile) {
+        const char *line = keys, *scales = keys + (ptrdiff_t)MKA_TILE * d;
+        for (int group = 0; group < 2 * d / MKA_KEY_GROUP; group++, scales += 32) {
+            __m512 one = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)scales)), scale[4] = {one, one, one, one};
+            for (int i = 0; i < MKA_KEY_GROUP / 4; i++, line += 64, block += 128)
+                store_quads(_mm512_xor_si512(_mm512_loadu_si512(line), offset), scale, block);
+        }
+    }
+}
+
+static void widen_values(int d, int tiles, const void *from, void *to) {
+    size_t tile = mka_value_tile_bytes(MKA_Q8_0, d);
+    const char *values = from;
+    for (int t = 0; t < tiles; t++, values += tile) {
+        const char *scales = values + (ptrdiff_t)MKA_TILE * d;
+        char *block = (char *)to + (ptrdiff_t)t * MKA_TILE * d * 2;
+        for (int quad = 0; quad < MKA_TILE / 4; quad++) {
+            __m512 scale[4];
+            for (int i = 0; i < 4; i++) {
+                float one;
+                memcpy(&one, scales + (ptrdiff_t)4 * (4 * quad + i), sizeof one);
+                scale[i] = _mm512_set1_ps(one);
+            }
+            for (int e = 0; e < d / 16; e++)
+                store_quads(_mm512_loadu_si512(values + (ptrdiff_t)(8 * e + quad) * 64), scale,
+                            block + (ptrdiff_t)(8 * e + quad) * 128);
+        }
+    }
+}
+
+static void score_q8(int r, int d, int n, const float *q, const void *keys, float scale, float *s, int lds) {
+    if (r < MANY || d % 32 || d > MOST_DIM) {
+        mka_avx512vnni_score_q8(r, d, n, q, keys, scale, s, lds);
+        return;
+    }
+    __attribute__((aligned(64))) char block[SPAN * MOST_DIM * 2];
+    for (int from = 0; from < n; from += SPAN) {
+        int count = n - from < SPAN ? n - from : SPAN;
+        const char *tiles = (const char *)keys + (size_t)(from / MKA_TILE) * mka_key_tile_bytes(MKA_Q8_0, d);
+        widen_keys(d, (count + MKA_TILE - 1) / MKA_TILE, tiles, block);
+        score_bf16(r, d, count, q, block, scale, s + from, lds);
+    }
+}
+
+static void mix_q8(int r, int d, int n, const float *s, int lds, const void *values, const float *c, float *acc) {
+    if (r < MANY || d % 16 || d > MOST_DIM || n > SPAN) {
+        mka_avx512vnni_mix_q8(r, d, n, s, lds, values, c, acc);
+        return;
+    }
+    __attribute__((aligned(64))) char block[SPAN * MOST_DIM * 2];
+    widen_values(d, (n + MKA_TILE - 1) / MKA_TILE, values, block);
+    mix_bf16(r, d, n, s, lds, block, c, acc);
+}
+
 void mka_amx_fill_attend(mka_kernels *k); /* amx_attend.c */
 void mka_amx_fill_cache(mka_kernels *k);
 void mka_amx_fill_cache(mka_kernels *k) {
@@ -190,4 +269,8 @@ void mka_amx_fill_cache(mka_kernels *k) {
     k->mix[MKA_BF16] = mix_bf16;
     k->score[MKA_F16] = score_f16;
     k->mix[MKA_F16] = mix_f16;
+    k->score[MKA_Q8_0] = score_q8;
+    k->mix[MKA_Q8_0] = mix_q8;
+    k->widen_keys = widen_keys;
+    k->widen_values = widen_values;
 }

@@ -4,3 +4,5 @@
 #include "tmpl/scan.h"
 
 #include "tmpl/rows.h"
+
+#include "tmpl/batch.h"

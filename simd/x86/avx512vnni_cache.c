@@ -270,7 +270,7 @@ INLINE void score_rows_quant(int R, int bits, mka_type type, int d, int n, const
     score_rows_quant(R, 8, MKA_Q8_0, d, n, q + (ptrdiff_t)(row)*d, keys, scale, s + (ptrdiff_t)(row)*lds, lds)
 #define SCORE_Q4(R, row)                                                                                                         \
     score_rows_quant(R, 4, MKA_Q4_0, d, n, q + (ptrdiff_t)(row)*d, keys, scale, s + (ptrdiff_t)(row)*lds, lds)
-static void score_q8(int r, int d, int n, const float *q, const void *keys, float scale, float *s, int lds) {
+void mka_avx512vnni_score_q8(int r, int d, int n, const float *q, const void *keys, float scale, float *s, int lds) {
     ROW_PASSES(r, SCORE_Q8)
 }
 static void score_q4(int r, int d, int n, const float *q, const void *keys, float scale, float *s, int lds) {
@@ -482,7 +482,7 @@ INLINE void mix_rows_quant(int R, int bits, mka_type type, int d, int n, const f
     mix_rows_quant(R, 8, MKA_Q8_0, d, n, s + (ptrdiff_t)(row)*lds, lds, values, c + (row), acc + (ptrdiff_t)(row)*d)
 #define MIX_Q4(R, row)                                                                                                           \
     mix_rows_quant(R, 4, MKA_Q4_0, d, n, s + (ptrdiff_t)(row)*lds, lds, values, c + (row), acc + (ptrdiff_t)(row)*d)
-static void mix_q8(int r, int d, int n, const float *s, int lds, const void *values, const float *c, float *acc) {
+void mka_avx512vnni_mix_q8(int r, int d, int n, const float *s, int lds, const void *values, const float *c, float *acc) {
     if (n <= 0) return;
     ROW_PASSES(r, MIX_Q8)
 }
@@ -494,6 +494,6 @@ static void mix_q4(int r, int d, int n, const float *s, int lds, const void *val
 void mka_avx512vnni_fill_cache(mka_kernels *k);
 void mka_avx512vnni_fill_cache(mka_kernels *k) {
     k->score[MKA_BF16] = mka_avx512vnni_score_bf16, k->mix[MKA_BF16] = mka_avx512vnni_mix_bf16;
-    k->score[MKA_Q8_0] = score_q8, k->mix[MKA_Q8_0] = mix_q8;
+    k->score[MKA_Q8_0] = mka_avx512vnni_score_q8, k->mix[MKA_Q8_0] = mka_avx512vnni_mix_q8;
     k->score[MKA_Q4_0] = score_q4, k->mix[MKA_Q4_0] = mix_q4;
 }

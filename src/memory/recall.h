@@ -30,6 +30,9 @@
  * next token of SmolLM2 and Gemma 3 (bench/RESULTS.md). */
 #define MKA_RECALL_ERROR 0.02F
 
+/* The same where a head does not read what others of its group want (recall_batch.h): as much is left unread then with this. */
+#define MKA_RECALL_ERROR_ALONE 0.0133F
+
 /* Of a cluster that is read, values of tokens that weigh more than this part of that in some row; its mean value stands in for
  * the others. */
 #define MKA_RECALL_VALUE 0.15F

@@ -47,6 +47,7 @@ void mka_tiers_layout(mka_tiers_shared *s, const mka_recall_limits *limits, int 
     size_t rows = (size_t)queries * (size_t)heads;
     s->closers = limits->kv_heads < threads ? limits->kv_heads : threads;
     mka_recall_layout(&s->work, limits, threads, arena);
+    mka_batch_layout(&s->batch, limits, queries, threads, arena);
     s->m = mka_arena_take(arena, rows, sizeof(float));
     s->z = mka_arena_take(arena, rows, sizeof(float));
     s->closing_bytes = mka_longterm_scratch(limits->segment, limits->key_dim, limits->value_dim);
@@ -300,7 +301,9 @@ static void attend_group(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, 
                              .heads_used = mka_watch_heads(t)};
     mka_error error;
     if (mka_watch_heads(t)) mka_watch_begin(s->watch, &recall);
-    if (mka_recall_run(&s->work, ops, &recall, &error) != MKA_OK) mka_tiers_fail(s, &error);
+    mka_status status = mka_batch_fits(ops, &recall) ? mka_batch_run(&s->batch, ops, &recall, &error)
+                                                     : mka_recall_run(&s->work, ops, &recall, &error);
+    if (status) mka_tiers_fail(s, &error);
     if (mka_watch_heads(t)) mka_watch_local(t, job, job->n > 1 ? used.local_bytes : 0);
     mka_used_add(&s->used, &used);
     ops->cache_bytes += used.local_bytes + used.scan_bytes + used.mean_bytes + used.key_bytes + used.value_bytes;

@@ -5,8 +5,8 @@
  *             | local |      long-term, closed        |  local (window)     |
  *
  * edge(position) is where a query's window begins: sinks + the largest whole number of segments that leaves window tokens between
- * it and the query. It depends on the position alone, so that a prompt in chunks of any size and decoding token by token see the
- * same. Segments close when a query comes whose window has left them behind.
+ * it and the query. It depends on the position alone, so that a prompt in chunks of any size and decoding token by token have the
+ * same window. Segments close when a query comes whose window has left them behind.
  *
  * A layer whose keys the rows do not fit (huge biases, as in the first and last layer of Qwen2.5) finds that out before its
  * first segment closes, and stays local as a whole.
@@ -17,7 +17,7 @@
 #include <mka/memory.h>
 
 #include "local.h"
-#include "recall.h"
+#include "recall_batch.h"
 
 /* What the layers of a session share. */
 struct mka_watch;
@@ -25,6 +25,7 @@ struct mka_watch;
 typedef struct mka_tiers_shared {
     mka_memory_plan plan;
     mka_recall_work work;
+    mka_batch_work batch;
     float *m, *z;           /* [queries of a call][heads] running state of attention */
     unsigned char *closing; /* [closers][closing_bytes] segments on their way from one tier to the other */
     size_t closing_bytes;

@@ -317,6 +317,123 @@ static void check_clusters(const mka_kernels *k) {
     release();
 }
 
+/* ---- many queries ---- */
+
+/* Estimates against double arithmetic: weights within 4 %, their sums and squares of what the level itself has made. */
+static void check_estimate(const mka_kernels *k) {
+    int r = random_int(1, 40), n = 16 * random_int(1, 16), lds = n + random_int(0, 5), begun = random_int(0, 2),
+        nan = random_int(0, 3) ? -1 : random_int(0, r - 1);
+    float scale = random_int(0, 2) ? 6.0F : 60.0F;
+    case_is("%s estimate r=%d n=%d lds=%d nan=%d", k->level, r, n, lds, nan);
+    float *s = random_floats(r * lds, PLAIN), *bias = floats(n), *m = floats(r), *z = floats(r), *c = floats(r),
+          *squares = floats(n);
+    for (int i = 0; i < r * lds; i++) s[i] *= scale;
+    for (int t = 0; t < n; t++) bias[t] = random_int(0, 7) ? 2 * random_unit() : -INFINITY;
+    for (int i = 0; i < r; i++) m[i] = begun ? scale * random_unit() : -INFINITY, z[i] = begun ? 2 + random_unit() : 0;
+    if (nan >= 0) s[nan * lds + random_int(0, n - 1)] = NAN;
+    float *was = copy_floats(r * lds, s), *was_m = copy_floats(r, m), *was_z = copy_floats(r, z);
+    k->estimate(r, n, bias, s, lds, m, z, c, squares);
+    for (int i = 0; i < r; i++) {
+        double most = (double)was_m[i], sum = 0;
+        for (int t = 0; t < n; t++)
+            if (!isnan(was[i * lds + t])) most = fmax(most, (double)(was[i * lds + t] + bias[t]));
+        near_value("m", i, m[i], most, 1e-6 * fabs(most));
+        near_value("c", i, c[i], most == (double)was_m[i] ? 1 : exp((double)was_m[i] - most), 1e-4);
+        for (int t = 0; t < n; t++) {
+            double x = (double)was[i * lds + t] + (double)bias[t] - (most > -INFINITY ? most : 0), want = exp(x);
+            near_value("s", i * lds + t, s[i * lds + t], want, want * 0.042 + 1e-35);
+            sum += (double)s[i * lds + t];
+        }
+        near_value("z", i, z[i], (double)c[i] * (double)was_z[i] + sum, (n + 4) * EPS * (sum + (double)was_z[i]));
+        same_bytes("what lies between rows of s", s + i * lds + n, was + i * lds + n, (size_t)(lds - n) * sizeof *s);
+    }
+    for (int t = 0; t < n; t++) {
+        double want = 0;
+        for (int i = 0; i < r; i++) {
+            double share = z[i] != 0 ? (double)s[i * lds + t] / (double)z[i] : 0;
+            want += isnan(z[i]) ? 0 : share * share;
+        }
+        if (nan >= 0 && isnan(squares[t])) continue; /* of the row with a NaN all may be, that number must be */
+        near_value("squares", t, squares[t], want, (r + 8) * EPS * want + 1e-36);
+    }
+    release();
+}
+
+static void check_keep(const mka_kernels *k) {
+    int r = random_int(1, 40), n = 16 * random_int(1, 16), lds = n + random_int(0, 5);
+    case_is("%s keep r=%d n=%d lds=%d", k->level, r, n, lds);
+    float *s = random_floats(r * lds, PLAIN), *kept = floats(n), *sum = floats(r), *was = copy_floats(r * lds, s);
+    for (int t = 0; t < n; t++) kept[t] = random_int(0, 1) ? 1.0F : 0.0F;
+    k->keep(r, n, kept, s, lds, sum);
+    for (int i = 0; i < r; i++) {
+        double want = 0, magnitude = 0;
+        for (int t = 0; t < n; t++) {
+            near_value("s", i * lds + t, s[i * lds + t], (double)was[i * lds + t] * (double)kept[t], 0);
+            want += (double)s[i * lds + t], magnitude += fabs((double)s[i * lds + t]);
+        }
+        near_value("sum", i, sum[i], want, n * EPS * magnitude);
+        same_bytes("what lies between rows of s", s + i * lds + n, was + i * lds + n, (size_t)(lds - n) * sizeof *s);
+    }
+    release();
+}
+
+/* Rows become tiles: every level's are scalar's, byte for byte, and slots hold what rows stand for. */
+static void check_rows_tiles(const mka_kernels *k) {
+    static const mka_type kinds[] = {MKA_BF16, MKA_Q8_0, MKA_Q4_0};
+    mka_type type = kinds[random_int(0, 2)];
+    int d = random_int(0, 1) ? 32 * random_int(1, 8) : random_int(1, 256), n = random_int(0, 1) ? 32 : random_int(1, 32);
+    case_is("%s rows to tiles %s d=%d n=%d", k->level, mka_type_name(type), d, n);
+    size_t bytes[2] = {mka_key_tile_bytes(MKA_BF16, d), mka_value_tile_bytes(MKA_BF16, d)};
+    float *x = floats(n * d), *back = floats(d);
+    const void **rows = random_rows(type, n, d, x);
+    for (int values = 0; values < 2; values++) {
+        unsigned char *tile = aligned_alloc(64, bytes[values]), *want = aligned_alloc(64, bytes[values]);
+        assert_true(tile && want);
+        memset(tile, 0xa5, bytes[values]);
+        (values ? k->rows_values : k->rows_keys)[type](d, n, rows, tile);
+        (values ? scalar()->rows_values : scalar()->rows_keys)[type](d, n, rows, want);
+        same_bytes("tile", tile, want, bytes[values]);
+        for (int t = 0; t < MKA_TILE; t++) {
+            (values ? mka_get_value : mka_get_key)(MKA_BF16, d, tile, t, back);
+            for (int e = 0; e < d; e++) {
+                double number = t < n ? (double)x[t * d + e] : 0;
+                near_value(values ? "value" : "key", t * d + e, back[e], number, 0x1p-8 * fabs(number));
+            }
+        }
+        free(tile);
+        free(want);
+    }
+    release();
+}
+
+/* Q8 tiles become BF16 tiles, which hold the same numbers to nearest even. */
+static void check_widen(const mka_kernels *k) {
+    int d = 32 * random_int(1, 8), tiles = random_int(1, 5);
+    case_is("%s widen d=%d tiles=%d", k->level, d, tiles);
+    if (!k->widen_keys) return;
+    float *x = floats(d);
+    for (int values = 0; values < 2; values++) {
+        size_t from = values ? mka_value_tile_bytes(MKA_Q8_0, d) : mka_key_tile_bytes(MKA_Q8_0, d),
+               to = values ? mka_value_tile_bytes(MKA_BF16, d) : mka_key_tile_bytes(MKA_BF16, d);
+        unsigned char *narrow = aligned_alloc(64, (size_t)tiles * from), *wide = aligned_alloc(64, (size_t)tiles * to),
+                      *want = aligned_alloc(64, (size_t)tiles * to);
+        assert_true(narrow && wide && want);
+        for (int t = 0; t < tiles * MKA_TILE; t++) {
+            size_t tile = (size_t)(t / MKA_TILE);
+            fill(d, x, PLAIN);
+            (values ? mka_put_value : mka_put_key)(MKA_Q8_0, NULL, d, x, narrow + tile * from, t % MKA_TILE);
+            (values ? mka_get_value : mka_get_key)(MKA_Q8_0, d, narrow + tile * from, t % MKA_TILE, x);
+            (values ? mka_put_value : mka_put_key)(MKA_BF16, scalar()->store[MKA_BF16], d, x, want + tile * to, t % MKA_TILE);
+        }
+        (values ? k->widen_values : k->widen_keys)(d, tiles, narrow, wide);
+        same_bytes("tiles", wide, want, (size_t)tiles * to);
+        free(narrow);
+        free(wide);
+        free(want);
+    }
+    release();
+}
+
 #define TEST(name, rounds)                                                                                                       \
     static void test_##name(void **state) {                                                                                      \
         (void)state;                                                                                                             \
@@ -329,12 +446,17 @@ TEST(rows_nan, 100)
 TEST(scan, 200)
 TEST(scan_extremes, 300)
 TEST(clusters, 300)
+TEST(estimate, 200)
+TEST(keep, 100)
+TEST(rows_tiles, 200)
+TEST(widen, 100)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rows),     cmocka_unit_test(test_rows_score), cmocka_unit_test(test_rows_mix),
-        cmocka_unit_test(test_rows_nan), cmocka_unit_test(test_scan),       cmocka_unit_test(test_scan_extremes),
-        cmocka_unit_test(test_clusters),
+        cmocka_unit_test(test_rows),       cmocka_unit_test(test_rows_score), cmocka_unit_test(test_rows_mix),
+        cmocka_unit_test(test_rows_nan),   cmocka_unit_test(test_scan),       cmocka_unit_test(test_scan_extremes),
+        cmocka_unit_test(test_clusters),   cmocka_unit_test(test_estimate),   cmocka_unit_test(test_keep),
+        cmocka_unit_test(test_rows_tiles), cmocka_unit_test(test_widen),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
