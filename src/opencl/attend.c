@@ -26,7 +26,7 @@ mka_cl_scratch mka_cl_lay_out_scratch(const mka_device *device, const struct mka
     s.halves = s.queries + padded(rows * (size_t)limits->key_dim);
     s.half_count = device->nv ? (size_t)limits->rows * (size_t)limits->cols : 0;
     s.counters = s.halves + padded(s.half_count / 2 + 1);
-    s.recall = s.counters + padded((size_t)limits->kv_heads + 1);
+    s.recall = s.counters + padded((size_t)limits->kv_heads * MKA_CL_RECALL_QUERIES + 1);
     s.floats = s.recall + padded(mka_cl_recall_floats(device, limits));
     return s;
 }
@@ -228,6 +228,12 @@ int mka_cl_attend_states(mka_ops *ops, const mka_attend_job *job) {
     launch_splits(ops, &p, 1);
     count_bytes(ops, &p);
     return p.splits + p.near;
+}
+
+void mka_cl_attend_count(mka_ops *ops, const mka_attend_job *job) {
+    plan p;
+    make_plan(&p, ops, job);
+    count_bytes(ops, &p);
 }
 
 static void device_attend(mka_ops *ops, const mka_attend_job *job) {

@@ -51,6 +51,8 @@ size_t mka_cl_decode_partial(const mka_device *device, const struct mka_ops_limi
 /* Attention of a job as states of its splits, [splits][n heads][2 + value_dim] floats from scratch's beginning on; returns how
  * many. The caller holds the lock. attend.c */
 int mka_cl_attend_states(mka_ops *ops, const mka_attend_job *job);
+/* Counts the bytes that it reads, for who does it another way. attend.c */
+void mka_cl_attend_count(mka_ops *ops, const mka_attend_job *job);
 
 /* The kernel for tiles of 1 << log rows, of the cache or of its ring, built at the first call. The caller holds the lock. */
 mka_status mka_cl_attend_kernel(mka_device_cache *cache, int near, int log, cl_kernel *kernel, mka_error *error);

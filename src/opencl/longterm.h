@@ -17,7 +17,7 @@ struct mka_device_longterm {
     int group;          /* query heads of a key/value head that the kernels are for; 0: they are not built yet */
     MKA_CL_RECALL(MKA_CL_FIELD)
     int nv_group; /* the same of recall_nv.cl */
-    cl_kernel nv_score, nv_read, nv_merge;
+    cl_kernel nv_score, nv_score_near, nv_read;
 };
 
 /* Some queries of a job. */
@@ -35,8 +35,10 @@ void mka_cl_recall_near(mka_cl_call *call, const mka_cl_recall_round *round);
 
 /* ---- recall_fast.c ---- */
 
-/* Whether these kernels have a place for the job; what one query takes of scratch; and one round. The caller holds the lock. */
+/* Whether these kernels have a place for the job (and the compiler takes them; the log says when not), and whether they read its
+ * local tier too; what one query takes of scratch; and one round, whose parts are 0 where they do. The caller holds the lock. */
 int mka_cl_recall_nv_serves(const mka_ops *ops, const mka_recall_job_there *job);
+int mka_cl_recall_nv_near(const mka_recall_job_there *job);
 size_t mka_cl_recall_nv_floats(int group, int kv_heads, int dim, int segments, int clusters);
 void mka_cl_recall_nv(const mka_cl_recall_round *round);
 

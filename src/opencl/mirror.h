@@ -159,6 +159,9 @@ void mka_cl_fill_attend(mka_ops *ops);
 void mka_cl_fill_cache(mka_ops *ops);
 void mka_cl_fill_recall(mka_ops *ops);
 
+/* Queries that recall has at once, at most. */
+enum { MKA_CL_RECALL_QUERIES = 16 };
+
 /* Floats that recall within limits takes of scratch. recall.c */
 size_t mka_cl_recall_floats(const mka_device *device, const struct mka_ops_limits *limits);
 

@@ -79,8 +79,17 @@ static const char *lead_of(const char *file) {
     return source_of(length > 3 && !strcmp(file + length - 3, "_nv") ? "nv" : "common");
 }
 
+/* What the files of a family share, which comes next: FAMILY_nv before FAMILY_MORE_nv; "" where there is none. */
+static const char *family_of(const char *file) {
+    char name[64];
+    const char *end = strchr(file, '_');
+    if (!end || !strcmp(end, "_nv")) return "";
+    snprintf(name, sizeof name, "%.*s_nv", (int)(end - file), file);
+    return source_of(name);
+}
+
 static void path_of(const mka_device *d, const char *file, const char *options, char *path, size_t room) {
-    const char *parts[] = {d->identity, file, options, lead_of(file), source_of(file)};
+    const char *parts[] = {d->identity, file, options, lead_of(file), family_of(file), source_of(file)};
     XXH64_hash_t hash = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) hash = XXH3_64bits_withSeed(parts[i], strlen(parts[i]) + 1, hash);
     snprintf(path, room, "%s/%016llx.bin", d->programs.folder, (unsigned long long)hash);
@@ -173,8 +182,8 @@ static mka_status build(mka_device *d, const char *file, const char *options, cl
         *program = load_kept(d, path);
         if (*program) return MKA_OK;
     }
-    const char *parts[] = {lead_of(file), source_of(file)};
-    *program = clCreateProgramWithSource(d->context, 2, parts, NULL, &code);
+    const char *parts[] = {lead_of(file), family_of(file), source_of(file)};
+    *program = clCreateProgramWithSource(d->context, sizeof parts / sizeof *parts, parts, NULL, &code);
     if (code != CL_SUCCESS)
         return mka_fail(error, MKA_UNSUPPORTED, "%s: its driver takes no source (%s)", d->info.name,
                         mka_cl_error_name(code, text));

@@ -5,7 +5,7 @@
 #include "cache.h"
 #include "longterm.h"
 
-enum { MOST_QUERIES = 16, ROW_STATE = 8, SEGMENT_STATE = 4, COUNTS = 4 };
+enum { MOST_QUERIES = MKA_CL_RECALL_QUERIES, ROW_STATE = 8, SEGMENT_STATE = 4, COUNTS = 4 };
 static const size_t round_floats = (size_t)16 << 20; /* of states, aimed for */
 
 /* What one query takes of scratch, in floats: place_work of recall.cl. */
@@ -164,26 +164,37 @@ static void run_phases(const mka_cl_recall_round *r) {
     tally(r);
 }
 
-static void device_recall(mka_ops *ops, const mka_recall_job_there *job) {
+/* The caller holds the lock. */
+static void run_rounds(mka_ops *ops, const mka_recall_job_there *job, int nv, int most) {
     mka_device *d = ops->mirror->device;
     const mka_attend_job *local = job->local;
-    int group = local->heads / local->kv_heads, clusters = job->longterm->shape.clusters, nv = mka_cl_recall_nv_serves(ops, job);
-    size_t one = nv ? mka_cl_recall_nv_floats(group, local->kv_heads, local->key_dim, job->segments, clusters)
-                    : query_floats((size_t)local->heads, (size_t)local->kv_heads, local->key_dim, local->value_dim,
-                                   (size_t)job->segments, (size_t)clusters);
-    int most = queries_of(one, local->n);
-    mka_error error;
-    pthread_mutex_lock(&d->lock);
-    if (!nv && build(job->longterm, group, &error) != MKA_OK) mka_cl_keep_failure(d, &error);
-    int parts = d->failure.status == MKA_OK ? mka_cl_attend_states(ops, local) : 0;
+    int parts = 0;
+    if (nv && mka_cl_recall_nv_near(job))
+        mka_cl_attend_count(ops, local);
+    else if (d->failure.status == MKA_OK)
+        parts = mka_cl_attend_states(ops, local);
     for (int from = 0; from < local->n && d->failure.status == MKA_OK; from += most) {
-        mka_cl_recall_round r = {ops->mirror,   job,   part_of(local, from, local->n - from < most ? local->n - from : most),
-                                 job->longterm, parts, from};
+        int n = local->n - from < most ? local->n - from : most;
+        mka_cl_recall_round r = {ops->mirror, job, part_of(local, from, n), job->longterm, parts, from};
         if (nv)
             mka_cl_recall_nv(&r);
         else
             run_phases(&r);
     }
+}
+
+static void device_recall(mka_ops *ops, const mka_recall_job_there *job) {
+    mka_device *d = ops->mirror->device;
+    const mka_attend_job *local = job->local;
+    int group = local->heads / local->kv_heads, clusters = job->longterm->shape.clusters;
+    mka_error error;
+    pthread_mutex_lock(&d->lock);
+    int nv = mka_cl_recall_nv_serves(ops, job);
+    size_t one = nv ? mka_cl_recall_nv_floats(group, local->kv_heads, local->key_dim, job->segments, clusters)
+                    : query_floats((size_t)local->heads, (size_t)local->kv_heads, local->key_dim, local->value_dim,
+                                   (size_t)job->segments, (size_t)clusters);
+    if (!nv && build(job->longterm, group, &error) != MKA_OK) mka_cl_keep_failure(d, &error);
+    run_rounds(ops, job, nv, queries_of(one, local->n));
     pthread_mutex_unlock(&d->lock);
 }
 

@@ -50,8 +50,9 @@ struct mka_device {
     uint64_t limit; /* bytes that may be taken */
     int lanes;      /* work-items that share a row: 1 on a CPU, whose cores take one at a time */
     int profile;
-    int nv;      /* 1: NVIDIA's, whose compiler takes the instructions of nv.cl: kernels *_nv.cl where they may serve */
-    int blocked; /* 1: weights of some types lie in blocks (repack.c); does not change once there are models */
+    int nv;             /* 1: NVIDIA's, whose compiler takes the instructions of nv.cl: kernels *_nv.cl where they may serve */
+    int recall_refused; /* 1: its compiler did not take recall_nv.cl, which was said */
+    int blocked;        /* 1: weights of some types lie in blocks (repack.c); does not change once there are models */
     cl_kernel products[MKA_TYPE_LIMIT][MKA_CL_PRODUCT_KINDS]; /* NULL: not built yet */
     pthread_mutex_t lock;
     mka_cl_programs programs;

@@ -16,8 +16,9 @@
  *
  * Build options: KEY_DIM = VALUE_DIM, a multiple of 16 up to 256 (of 64 for q4); KEY_TYPE = VALUE_TYPE 1 (f16), 30 (bf16), 8 (q8)
  * or 2 (q4); GROUP query heads a key/value head; N query tokens, N GROUP <= 16; FUSED: the last group of a head merges all parts,
- * and out is finished; GAP: tokens from gap_from on lie gap rows further on; WARPS (even) and SUB, 16-token steps a turn; MOST_SPLITS. Cache: rows of KEY_DIM numbers, padded to 32 for
- * codes; q4 byte b of a group of 32: number b in the low nibble, b + 16 in the high one.
+ * and out is finished; GAP: tokens from gap_from on lie gap rows further on; WARPS (even) and SUB, 16-token steps a turn;
+ * MOST_SPLITS. Cache: rows of KEY_DIM numbers, padded to 32 for codes; q4 byte b of a group of 32: number b in the low nibble, b
+ * + 16 in the high one.
  *
  * Fastest where the device has one group a compute unit: with a group more on some, those finish late, and each part costs the
  * merge.
@@ -97,16 +98,17 @@ typedef struct {
 } value_part;
 
 #ifdef GAP
-#define ROW_OF(token)  ((token) + ((token) >= gap.x ? gap.y : 0))
-#define GAP_ARGUMENT , uint2 gap
-#define GAP_PASSED   , (uint2)(gap_from, gap_rows)
+#define ROW_OF(token) ((token) + ((token) >= gap.x ? gap.y : 0))
+#define GAP_ARGUMENT  , uint2 gap
+#define GAP_PASSED    , (uint2)(gap_from, gap_rows)
 #else
 #define ROW_OF(token) (token)
 #define GAP_ARGUMENT
 #define GAP_PASSED
 #endif
 
-static inline void load_keys(global const uchar *keys, global const half *scales, uint first, uint last, key_part *k GAP_ARGUMENT) {
+static inline void load_keys(global const uchar *keys, global const half *scales, uint first, uint last,
+                             key_part *k GAP_ARGUMENT) {
     uint g = get_local_id(0) % 32 / 4, t = get_local_id(0) % 4;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -498,19 +500,6 @@ static inline void store(const local float *slots, const local float *weight, co
         *(global float4 *)(part + i) = sum;
     }
     if (get_local_id(0) < 8 * NT) part_mz[get_local_id(0)] = mz[get_local_id(0)];
-}
-
-/* One more group of this head has stored its part: returns 1 to the last of them. */
-static inline int arrive(global uint *arrived, uint splits, local uint *last) {
-    barrier(CLK_GLOBAL_MEM_FENCE | CLK_LOCAL_MEM_FENCE);
-    if (get_local_id(0) == 0) {
-        asm volatile("fence.acq_rel.gpu;" ::: "memory");
-        *last = atomic_inc(arrived) == splits - 1;
-        asm volatile("fence.acq_rel.gpu;" ::: "memory");
-        if (*last) *arrived = 0;
-    }
-    barrier(CLK_GLOBAL_MEM_FENCE | CLK_LOCAL_MEM_FENCE);
-    return *last;
 }
 
 /* All parts of this head -> out. As many loads as fit are under way at once: this is what every launch waits for at its end.

@@ -12,8 +12,8 @@
  * Tiles of codes become halves on their way. Rounded: queries (after scaling), weights, and values of codes, to the unit's type.
  *
  * Build options: KEY_DIM = VALUE_DIM, a multiple of 16 up to 256; KEY_TYPE = VALUE_TYPE 1 (f16), 30 (bf16), 8 (q8) or 2 (q4);
- * GROUP; WARPS. STATES: tokens from gap_from on lie gap rows further on, and instead of out partial [n][heads][VALUE_DIM + 2] gets a
- * finished state: logarithm of the sum, 1, and the attention. Rows of the cache as in attend_decode_nv.cl.
+ * GROUP; WARPS. STATES: tokens from gap_from on lie gap rows further on, and instead of out partial [n][heads][VALUE_DIM + 2]
+ * gets a finished state: logarithm of the sum, 1, and the attention. Rows of the cache as in attend_decode_nv.cl.
  */
 #ifndef WARPS
 #define WARPS 8
@@ -81,7 +81,8 @@ static inline void load_tile(const plane *from, uint at, uint last, local uchar 
     }
 #if TILE * CHUNKS % (WARPS * 32)
     uint i = get_local_id(0) + TILE * CHUNKS / (WARPS * 32) * (WARPS * 32), row = i / CHUNKS, chunk = i % CHUNKS;
-    if (row < TILE) copy16(base + row * STRIDE + chunk * 16, from->rows + row_of(from, min(at + row, last)) * ROW_BYTES + chunk * 16);
+    if (row < TILE)
+        copy16(base + row * STRIDE + chunk * 16, from->rows + row_of(from, min(at + row, last)) * ROW_BYTES + chunk * 16);
 #endif
     end_copies();
 #endif
@@ -246,7 +247,8 @@ attend_prefill(global const float *q, ulong q_at, global const uchar *keys, ulon
         float inverse = z[i] > 0 ? 1 / z[i] : z[i]; /* no key at all: zero; NaN stays */
 #ifdef STATES
         global float *to = out + out_at + ((size_t)query * heads + head) * (D + 2) + 2 + 2 * t;
-        if (t == 0) *(global float2 *)(to - 2) = (float2)(z[i] > 0 ? (m[i] - LIFT + native_log2(z[i])) / LOG2E : -INFINITY, z[i] > 0);
+        if (t == 0)
+            *(global float2 *)(to - 2) = (float2)(z[i] > 0 ? (m[i] - LIFT + native_log2(z[i])) / LOG2E : -INFINITY, z[i] > 0);
 #else
         global float *to = out + out_at + ((size_t)query * heads + head) * D + 2 * t;
 #endif

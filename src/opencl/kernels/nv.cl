@@ -45,6 +45,23 @@ static inline float lanes_xor(float x, int mask) {
     return y;
 }
 
+static inline float lane_of(float x, uint lane) {
+    float y;
+    asm volatile("shfl.sync.idx.b32 %0, %1, %2, 31, 0xffffffff;" : "=f"(y) : "f"(x), "r"(lane));
+    return y;
+}
+
+static inline uint lane_of_uint(uint x, uint lane) {
+    return as_uint(lane_of(as_float(x), lane));
+}
+
+/* A bit for every lane whose x is not 0. */
+static inline uint ballot(int x) {
+    uint y;
+    asm volatile("{.reg .pred p; setp.ne.s32 p, %1, 0; vote.sync.ballot.b32 %0, p, 0xffffffff;}" : "=r"(y) : "r"(x));
+    return y;
+}
+
 static inline int warp_any(int x) {
     int y;
     asm volatile("{.reg .pred p; setp.ne.s32 p, %1, 0; vote.sync.any.pred p, p, 0xffffffff; selp.s32 %0, 1, 0, p;}"
@@ -83,6 +100,25 @@ static inline float2 fresh2(global const float2 *from) {
     float2 x;
     asm volatile("ld.global.cg.v2.f32 {%0,%1}, [%2];" : "=f"(x.x), "=f"(x.y) : "l"((ulong)from));
     return x;
+}
+
+/* Sums that groups have in common; the order of whole numbers does not matter. */
+static inline void add_whole(global ulong *to, ulong x) {
+    asm volatile("red.global.add.u64 [%0], %1;" ::"l"((ulong)to), "l"(x) : "memory");
+}
+
+/* One more group has stored its part: returns 1 to the last of them, who may then read all parts. arrived: 0 at first, and
+ * afterwards. */
+static inline int arrive(global uint *arrived, uint groups, local uint *last) {
+    barrier(CLK_GLOBAL_MEM_FENCE | CLK_LOCAL_MEM_FENCE);
+    if (get_local_id(0) == 0) {
+        asm volatile("fence.acq_rel.gpu;" ::: "memory");
+        *last = atomic_inc(arrived) == groups - 1;
+        asm volatile("fence.acq_rel.gpu;" ::: "memory");
+        if (*last) *arrived = 0;
+    }
+    barrier(CLK_GLOBAL_MEM_FENCE | CLK_LOCAL_MEM_FENCE);
+    return *last;
 }
 
 /* Pairs of halves: a - b, a b + c. */

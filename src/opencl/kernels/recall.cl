@@ -19,17 +19,17 @@
  *   [pairs][segments][4]         ints: keys read, values read, tiles of mean values read
  *   [rows][segments][CLUSTERS]   scores
  *   [segments][rows][2 + VALUE_DIM]   m, z, acc */
-#define KEY_QUANT   (KEY_TYPE == Q8_0 || KEY_TYPE == Q4_0)
-#define VALUE_QUANT (VALUE_TYPE == Q8_0 || VALUE_TYPE == Q4_0)
-#define KEY_COUNT   PAD(KEY_DIM, KEY_QUANT ? 32 : 16) /* numbers of a row */
-#define VALUE_COUNT PAD(VALUE_DIM, VALUE_QUANT ? 32 : 16)
-#define MEAN_COUNT  PAD(VALUE_DIM, 32)
-#define POINT_COUNT PAD(KEY_DIM, 32) /* of a centroid */
-#define TYPE_BYTES(type, count) ((type) == F32 ? (count) * 4 : (type) == Q8_0 ? (count) : (type) == Q4_0 ? (count) / 2 : (count) * 2)
-#define UP(bytes) PAD(bytes, 64)
-#define TILE 32 /* clusters whose mean values are read together */
+#define KEY_QUANT               (KEY_TYPE == Q8_0 || KEY_TYPE == Q4_0)
+#define VALUE_QUANT             (VALUE_TYPE == Q8_0 || VALUE_TYPE == Q4_0)
+#define KEY_COUNT               PAD(KEY_DIM, KEY_QUANT ? 32 : 16) /* numbers of a row */
+#define VALUE_COUNT             PAD(VALUE_DIM, VALUE_QUANT ? 32 : 16)
+#define MEAN_COUNT              PAD(VALUE_DIM, 32)
+#define POINT_COUNT             PAD(KEY_DIM, 32) /* of a centroid */
+#define TYPE_BYTES(type, count) ((type) == F32 ? (count)*4 : (type) == Q8_0 ? (count) : (type) == Q4_0 ? (count) / 2 : (count)*2)
+#define UP(bytes)               PAD(bytes, 64)
+#define TILE                    32 /* clusters whose mean values are read together */
 
-#define POINT_SCALES UP(CLUSTERS * POINT_COUNT)
+#define POINT_SCALES UP(CLUSTERS *POINT_COUNT)
 #define MEANS        (POINT_SCALES + UP(CLUSTERS * POINT_COUNT / 16))
 #define MEAN_SCALES  (MEANS + UP(CLUSTERS * MEAN_COUNT))
 #define LOG_COUNT    (MEAN_SCALES + CLUSTERS * 4)
@@ -41,7 +41,7 @@
 #define CHANNELS     (MIDDLE + UP(VALUE_DIM * 4))
 #define INDEX_BYTES  (CHANNELS + UP(KEY_DIM * 4))
 
-#define KEY_SCALES   UP(SEGMENT * TYPE_BYTES(KEY_TYPE, KEY_COUNT))
+#define KEY_SCALES   UP(SEGMENT *TYPE_BYTES(KEY_TYPE, KEY_COUNT))
 #define VALUES       (KEY_SCALES + (KEY_QUANT ? UP(SEGMENT * KEY_COUNT / 16) : 0))
 #define VALUE_SCALES (VALUES + UP(SEGMENT * TYPE_BYTES(VALUE_TYPE, VALUE_COUNT)))
 #define ROWS_BYTES   (VALUE_SCALES + (VALUE_QUANT ? UP(SEGMENT * VALUE_COUNT / 16) : 0))
@@ -81,8 +81,8 @@ global float *scores_of(const work_place *w, ulong row, int segment) {
 /* ---- prepare ---- */
 
 /* frame: [KEY_DIM] signs by which keys are flipped before they are turned, then [kv_heads][KEY_DIM] centres, which are turned. */
-kernel void prepare(global const float *q, ulong q_at, float scale, global const float *frame, ulong frame_at,
-                    global float *work, ulong work_at, int n, int kv_heads, int segments) {
+kernel void prepare(global const float *q, ulong q_at, float scale, global const float *frame, ulong frame_at, global float *work,
+                    ulong work_at, int n, int kv_heads, int segments) {
     local float x[KEY_DIM], sums[2][LANES];
     work_place w = place_work(work, work_at, n, kv_heads, segments);
     int lane = (int)get_local_id(0);
@@ -227,7 +227,8 @@ void total(const work_place *w, ulong row, global const float *partial, int part
     for (int s = lane; s < w->segments + parts; s += LANES) {
         int near = s >= w->segments;
         if (certified && !near) continue;
-        global const float *state = near ? partial + ((ulong)(s - w->segments) * (ulong)near_rows + row) * PART : state_of(w, row, s);
+        global const float *state =
+            near ? partial + ((ulong)(s - w->segments) * (ulong)near_rows + row) * PART : state_of(w, row, s);
         float next = fmax(m, state[0]);
         if (next > -INFINITY) z = z * exp(m - next) + state[1] * exp(state[0] - next);
         m = next;
@@ -285,7 +286,8 @@ int step_of_share(const work_place *w, ulong first, float rest, volatile local u
     return least;
 }
 
-/* Half of what a certified contract may lose goes to clusters whose bounds are small, half to tokens whose weights prove to be. */
+/* Half of what a certified contract may lose goes to clusters whose bounds are small, half to tokens whose weights prove to be.
+ */
 void choose_bounds(const work_place *w, ulong row, float eps, volatile local uint *steps) {
     int lane = (int)get_local_id(0), step = 0;
     float sum = 0.0f, log_budget = log(0.5f * eps / (1.0f - eps) * (1.0f - 1e-4f)) + w->row[row * ROW_STATE + LOG_TOTAL];
@@ -298,7 +300,8 @@ void choose_bounds(const work_place *w, ulong row, float eps, volatile local uin
     }
     barrier(CLK_LOCAL_MEM_FENCE);
     if (lane > 0) return;
-    steps[0] = as_uint(as_float(steps[0]) + (float)(w->segments * CLUSTERS) * exp(step_value(1))); /* whatever lies below the first */
+    steps[0] =
+        as_uint(as_float(steps[0]) + (float)(w->segments * CLUSTERS) * exp(step_value(1))); /* whatever lies below the first */
     while (step < STEPS - 1 && sum + as_float(steps[step]) <= 1.0f) sum += as_float(steps[step++]);
     global float *own = w->row + row * ROW_STATE;
     own[BAR] = eps > 0.0f && step > 0 ? step_value(step) + log_budget - 1e-4f : -INFINITY;
@@ -314,7 +317,8 @@ kernel void choose(global const float *partial, ulong partial_at, int parts, int
     work_place w = place_work(work, work_at, n, kv_heads, segments);
     int lane = (int)get_local_id(0);
     ulong head = get_group_id(0), query = get_group_id(1), first = (query * (ulong)kv_heads + head) * GROUP;
-    for (int r = 0; r < GROUP; r++) total(&w, first + (ulong)r, partial + partial_at, parts, near_rows, contract == CERTIFIED, sums);
+    for (int r = 0; r < GROUP; r++)
+        total(&w, first + (ulong)r, partial + partial_at, parts, near_rows, contract == CERTIFIED, sums);
     if (contract == CERTIFIED)
         for (int r = 0; r < GROUP; r++) choose_bounds(&w, first + (ulong)r, eps, steps);
     if (contract != ESTIMATED) return;
@@ -456,7 +460,8 @@ void mix_batch(const reading *d, global float *acc, ulong ld, int from, int coun
 void add_estimate(const reading *d, const work_place *w, ulong first, int segment, global const uchar *index, float floor,
                   global float *acc, ulong ld, local float *sums) {
     int lane = (int)get_local_id(0);
-    global const float *mean_scale = (global const float *)(index + MEAN_SCALES), *middle = (global const float *)(index + MIDDLE);
+    global const float *mean_scale = (global const float *)(index + MEAN_SCALES),
+                       *middle = (global const float *)(index + MIDDLE);
     for (int r = lane; r < GROUP; r += LANES) {
         global const float *scores = scores_of(w, first + (ulong)r, segment);
         float log_total = w->row[(first + (ulong)r) * ROW_STATE + LOG_TOTAL], most = fmax(d->m[r], log_total);
@@ -565,8 +570,8 @@ kernel void read(global const uchar *index, ulong index_at, global const uchar *
 /* partial: the local tier's states, whose sums are turned in runs of run numbers (0: are not). wants_read 1: read [rows] gets the
  * logarithm of the partition sum of what was read. */
 kernel void gather(global const float *partial, ulong partial_at, int parts, int near_rows, int run, int contract,
-                   global float *work, ulong work_at, int n, int kv_heads, int segments, global float *out, ulong out_at, int wants_read,
-                   global float *read_log, ulong read_at) {
+                   global float *work, ulong work_at, int n, int kv_heads, int segments, global float *out, ulong out_at,
+                   int wants_read, global float *read_log, ulong read_at) {
     local float x[VALUE_DIM];
     work_place w = place_work(work, work_at, n, kv_heads, segments);
     int lane = (int)get_local_id(0);
@@ -585,7 +590,8 @@ kernel void gather(global const float *partial, ulong partial_at, int parts, int
     for (int e = lane; e < VALUE_DIM; e += LANES) {
         float sum = 0.0f;
         for (int s = 0; s < parts; s++)
-            if (near[(ulong)s * near_step] > -INFINITY) sum += near[(ulong)s * near_step + 2 + (ulong)e] * exp(near[(ulong)s * near_step] - most);
+            if (near[(ulong)s * near_step] > -INFINITY)
+                sum += near[(ulong)s * near_step + 2 + (ulong)e] * exp(near[(ulong)s * near_step] - most);
         x[e] = sum;
     }
     for (int stride = 1; stride < run; stride *= 2) {

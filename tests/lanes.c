@@ -1,0 +1,262 @@
+/* lanes - see lanes.h. The functions that a kernel calls have the names that clang gives to OpenCL's own (their asm labels). */
+#include "lanes.h"
+
+#include <immintrin.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <ucontext.h>
+
+enum { WARP = 32, STACK = 1 << 17, MOST_AREAS = 16, MOST_ROUNDS = 1 << 20 };
+
+static struct {
+    ucontext_t outside, item[LANES_MOST];
+    unsigned char *stacks;
+    int finished[LANES_MOST];
+    int now, alive; /* the work-item that runs; those that have not returned */
+    size_t group[3], groups[3];
+    int waiting;       /* at the group's barrier */
+    uint64_t barriers; /* passed */
+    struct {
+        int waiting;
+        uint64_t passed;
+        uint32_t value[WARP], a[WARP][4], b[WARP][2];
+    } warp[LANES_MOST / WARP];
+    void (*kernel)(const void *user);
+    const void *user;
+    const char *wrong;
+} all;
+
+static struct {
+    uintptr_t start;
+    size_t bytes;
+} areas[MOST_AREAS];
+static int area_count;
+
+void lanes_allow(const void *start, size_t bytes) {
+    areas[area_count].start = (uintptr_t)start;
+    areas[area_count++].bytes = bytes;
+}
+
+void lanes_allow_nothing(void) {
+    area_count = 0;
+}
+
+int lanes_can(void) {
+    return __builtin_cpu_supports("avx2") != 0;
+}
+
+/* ---- waiting ---- */
+
+static void give_way(void) {
+    swapcontext(&all.item[all.now], &all.outside);
+}
+
+static void pass_barrier(void) {
+    all.waiting = 0;
+    all.barriers++;
+}
+
+void lanes_barrier(unsigned flags) __asm__("_Z7barrierj");
+void lanes_barrier(unsigned flags) {
+    uint64_t before = all.barriers;
+    (void)flags;
+    if (++all.waiting == all.alive) pass_barrier();
+    while (all.barriers == before) give_way();
+}
+
+/* All 32 lanes have come. */
+static void meet(int warp) {
+    uint64_t before = all.warp[warp].passed;
+    if (++all.warp[warp].waiting == WARP) {
+        all.warp[warp].waiting = 0;
+        all.warp[warp].passed++;
+    }
+    while (all.warp[warp].passed == before) give_way();
+}
+
+/* ---- a warp's instructions ---- */
+
+static float to_float(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static uint32_t to_bits(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+__attribute__((target("f16c"))) float lanes_half(unsigned bits) {
+    return _cvtsh_ss((unsigned short)bits);
+}
+
+__attribute__((target("f16c"))) static unsigned half_of(float x) {
+    return _cvtss_sh(x, 0);
+}
+
+static unsigned half_in(uint32_t two, int high) {
+    return high ? two >> 16 : two & 0xffff;
+}
+
+unsigned lanes_pair(float x, float y) {
+    return half_of(x) | half_of(y) << 16;
+}
+
+unsigned lanes_sub2(unsigned a, unsigned b) {
+    return half_of(lanes_half(a & 0xffff) - lanes_half(b & 0xffff)) | half_of(lanes_half(a >> 16) - lanes_half(b >> 16)) << 16;
+}
+
+float lanes_shuffle(float x, unsigned lane) {
+    int warp = all.now / WARP;
+    all.warp[warp].value[all.now % WARP] = to_bits(x);
+    meet(warp);
+    float y = to_float(all.warp[warp].value[lane % WARP]);
+    meet(warp);
+    return y;
+}
+
+unsigned lanes_ballot(int x) {
+    int warp = all.now / WARP;
+    unsigned bits = 0;
+    all.warp[warp].value[all.now % WARP] = x != 0;
+    meet(warp);
+    for (int i = 0; i < WARP; i++) bits |= all.warp[warp].value[i] << i;
+    meet(warp);
+    return bits;
+}
+
+/* movmatrix: rows of 8 numbers of 16 bits, two a lane. */
+unsigned lanes_turn(unsigned x) {
+    int warp = all.now / WARP, lane = all.now % WARP, g = lane / 4, t = lane % 4;
+    const uint32_t *value = all.warp[warp].value;
+    all.warp[warp].value[lane] = x;
+    meet(warp);
+    unsigned y = half_in(value[8 * t + g / 2], g % 2) | half_in(value[8 * t + 4 + g / 2], g % 2) << 16;
+    meet(warp);
+    return y;
+}
+
+/* mma.m16n8k16: operands as nv.cl's multiply says. */
+void lanes_multiply(float *c, const unsigned *a, const unsigned *b) {
+    int warp = all.now / WARP, lane = all.now % WARP, g = lane / 4, t = lane % 4;
+    memcpy(all.warp[warp].a[lane], a, sizeof all.warp[warp].a[lane]);
+    memcpy(all.warp[warp].b[lane], b, sizeof all.warp[warp].b[lane]);
+    meet(warp);
+    for (int e = 0; e < 4; e++)
+        for (int k = 0; k < 16; k++) {
+            uint32_t x = all.warp[warp].a[g * 4 + k % 8 / 2][e / 2 + k / 8 * 2],
+                     y = all.warp[warp].b[(2 * t + e % 2) * 4 + k % 8 / 2][k / 8];
+            c[e] += lanes_half(half_in(x, k % 2)) * lanes_half(half_in(y, k % 2));
+        }
+    meet(warp);
+}
+
+static void stop(const char *wrong) {
+    all.wrong = wrong;
+    for (;;) give_way();
+}
+
+void lanes_check(unsigned long address, int bytes) {
+    size_t size = (size_t)bytes;
+    if (address % size) stop("a load is not aligned");
+    for (int i = 0; i < area_count; i++)
+        if (address >= areas[i].start && address + size <= areas[i].start + areas[i].bytes) return;
+    stop("a load is from nobody's memory");
+}
+
+/* ---- OpenCL's own ---- */
+
+typedef float float4 __attribute__((vector_size(16)));
+#define BUILTIN(type, name, label, ...)                                                                                          \
+    type name(__VA_ARGS__) __asm__(label);                                                                                       \
+    type name(__VA_ARGS__)
+BUILTIN(size_t, lanes_group_id, "_Z12get_group_idj", unsigned i) {
+    return all.group[i];
+}
+BUILTIN(size_t, lanes_local_id, "_Z12get_local_idj", unsigned i) {
+    return i ? 0 : (size_t)all.now;
+}
+BUILTIN(size_t, lanes_num_groups, "_Z14get_num_groupsj", unsigned i) {
+    return all.groups[i];
+}
+BUILTIN(float, lanes_exp2, "_Z11native_exp2f", float x) {
+    return exp2f(x);
+}
+BUILTIN(float, lanes_log2, "_Z11native_log2f", float x) {
+    return log2f(x);
+}
+BUILTIN(float, lanes_sqrt, "_Z4sqrtf", float x) {
+    return sqrtf(x);
+}
+BUILTIN(float, lanes_fmax, "_Z4fmaxff", float x, float y) {
+    return fmaxf(x, y);
+}
+BUILTIN(float, lanes_fmin, "_Z4fminff", float x, float y) {
+    return fminf(x, y);
+}
+BUILTIN(unsigned, lanes_min, "_Z3minjj", unsigned x, unsigned y) {
+    return x < y ? x : y;
+}
+BUILTIN(unsigned, lanes_popcount, "_Z8popcountj", unsigned x) {
+    return (unsigned)__builtin_popcount(x);
+}
+BUILTIN(unsigned, lanes_atomic_add, "_Z10atomic_addPU7CLlocalVjj", volatile unsigned *to, unsigned x) {
+    unsigned old = *to;
+    *to = old + x;
+    return old;
+}
+BUILTIN(void, lanes_store, "_Z7vstore4Dv4_fmPU8CLglobalf", float4 x, size_t at, float *to) {
+    memcpy(to + 4 * at, &x, sizeof x);
+}
+
+/* ---- running ---- */
+
+static void enter(void) {
+    all.kernel(all.user);
+    all.finished[all.now] = 1;
+    all.alive--;
+    if (all.alive && all.waiting == all.alive) pass_barrier();
+    for (;;) give_way();
+}
+
+static void run_group(int local) {
+    int left = local;
+    all.alive = local;
+    all.waiting = 0;
+    memset(all.warp, 0, sizeof all.warp);
+    for (int i = 0; i < local; i++) {
+        all.finished[i] = 0;
+        getcontext(&all.item[i]);
+        all.item[i].uc_stack.ss_sp = all.stacks + (size_t)i * STACK;
+        all.item[i].uc_stack.ss_size = STACK;
+        makecontext(&all.item[i], enter, 0);
+    }
+    for (int round = 0; left && !all.wrong; round++) {
+        left = 0;
+        for (all.now = 0; all.now < local && !all.wrong; all.now++) {
+            if (all.finished[all.now]) continue;
+            left++;
+            swapcontext(&all.outside, &all.item[all.now]);
+        }
+        if (round == MOST_ROUNDS) all.wrong = "work-items wait for others that do not come";
+    }
+}
+
+const char *lanes_run(void (*kernel)(const void *user), const void *user, int local, size_t x, size_t y, size_t z) {
+    const size_t groups[3] = {x, y, z};
+    all.stacks = malloc((size_t)LANES_MOST * STACK);
+    if (!all.stacks) return "no memory for the stacks of a group";
+    memcpy(all.groups, groups, sizeof groups);
+    all.kernel = kernel;
+    all.user = user;
+    all.wrong = NULL;
+    for (all.group[2] = 0; all.group[2] < z; all.group[2]++)
+        for (all.group[1] = 0; all.group[1] < y; all.group[1]++)
+            for (all.group[0] = 0; all.group[0] < x && !all.wrong; all.group[0]++) run_group(local);
+    free(all.stacks);
+    return all.wrong;
+}

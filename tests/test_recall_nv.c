@@ -1,0 +1,213 @@
+/* test_recall_nv - the kernels of recall for NVIDIA's matrix units, run lane by lane on the CPU (lanes.h) over what a memory on a
+ * plain device holds: the same attention, and the same tokens read, as the plain kernels give.
+ *
+ * Skipped without an OpenCL device (PoCL is one on every CPU), or on a CPU without AVX2. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <mka/device.h>
+
+#include "lanes.h"
+#include "memory/memory_layers.h"
+#include "opencl/cache.h"
+#include "opencl/longterm.h"
+#include "reference_model.h"
+
+typedef void score_kernel(const float *q, size_t q_at, float scale, const float *frame, size_t frame_at, const void *index,
+                          size_t index_at, int capacity, int far_parts, int near_parts, float *work, size_t work_at,
+                          const void *keys, size_t keys_at, const void *values, size_t values_at, int near_capacity, int gap_from,
+                          int gap, int seen);
+typedef void read_kernel(const void *index, size_t index_at, const void *rows, size_t rows_at, int capacity, int segments,
+                         int run, int near_parts, const float *near, size_t near_at, int near_count, int near_rows, float change,
+                         float value, float tile, float *work, size_t work_at, unsigned *arrived, size_t arrived_at, float *out,
+                         size_t out_at, mka_device_counts *counts, size_t counts_at);
+
+/* One build of the kernels for each shape: meson.build has the same list. */
+#define SHAPE(n)                                                                                                                 \
+    extern score_kernel recall_score_##n;                                                                                        \
+    extern read_kernel recall_read_##n;
+SHAPE(0) SHAPE(1) SHAPE(2) SHAPE(3) static const struct {
+    int heads, kv_heads, dim, window, context;
+    score_kernel *score;
+    read_kernel *read;
+} shapes[] = {{7, 1, 128, 1024, 9250, recall_score_0, recall_read_0},
+              {14, 2, 64, 64, 2000, recall_score_1, recall_read_1},
+              {32, 2, 128, 256, 2500, recall_score_2, recall_read_2},
+              {4, 1, 256, 320, 2500, recall_score_3, recall_read_3}};
+
+enum { PIECE = 250, WORDS = 40, MOST_QUERIES = 2 };
+
+/* ---- a memory on a plain device ---- */
+
+typedef struct filled {
+    mka_memory *memory;
+    mka_memory_options options;
+    uint64_t seed;
+} filled;
+
+static void append(filled *f, const float *words) {
+    size_t width = (size_t)f->options.kv_heads * (size_t)f->options.head_dim;
+    float *rows = malloc(2 * PIECE * width * sizeof *rows);
+    mka_error error;
+    for (size_t i = 0; i < 2 * (size_t)PIECE; i++) {
+        size_t word = (size_t)((0.5F + 0.499F * reference_random(&f->seed)) * WORDS);
+        for (size_t e = 0; e < width; e++) rows[i * width + e] = words[word * width + e] + 0.5F * reference_random(&f->seed);
+    }
+    if (mka_memory_append(f->memory, 0, PIECE, rows, rows + PIECE * width, &error)) fail_msg("%s", error.message);
+    free(rows);
+}
+
+static filled fill(mka_engine *engine, size_t shape) {
+    filled f = {.seed = 5 + shape};
+    mka_error error;
+    mka_memory_defaults(&f.options);
+    f.options.heads = shapes[shape].heads, f.options.kv_heads = shapes[shape].kv_heads;
+    f.options.head_dim = shapes[shape].dim, f.options.context = shapes[shape].context;
+    f.options.queries = PIECE, f.options.plan.window = shapes[shape].window;
+    if (mka_memory_create(engine, &f.options, &f.memory, &error)) fail_msg("%s", error.message);
+    size_t width = (size_t)f.options.kv_heads * (size_t)f.options.head_dim;
+    float *words = malloc(WORDS * width * sizeof *words);
+    for (size_t i = 0; i < WORDS * width; i++) words[i] = 2 * reference_random(&f.seed);
+    for (int length = 0; length + PIECE <= f.options.context; length += PIECE) append(&f, words);
+    free(words);
+    return f;
+}
+
+/* ---- the kernels over what it holds ---- */
+
+typedef struct arguments {
+    size_t shape;
+    const float *q, *frame;
+    float scale, change;
+    unsigned char *index, *rows, *keys, *values;
+    int capacity, segments, run, far, near, near_capacity, gap_from, gap, seen;
+    float *work, *out;
+    unsigned *arrived;
+    mka_device_counts *counts;
+} arguments;
+
+static void score_item(const void *user) {
+    const arguments *a = user;
+    shapes[a->shape].score(a->q, 0, a->scale, a->frame, 0, a->index, 0, a->capacity, a->far, a->near, a->work, 0, a->keys, 0,
+                           a->values, 0, a->near_capacity, a->gap_from, a->gap, a->seen);
+}
+
+static void read_item(const void *user) {
+    const arguments *a = user;
+    shapes[a->shape].read(a->index, 0, a->rows, 0, a->capacity, a->segments, a->run, a->near, a->work, 0, 0, 1, a->change,
+                          MKA_RECALL_VALUE, a->change * MKA_RECALL_TILE, a->work, 0, a->arrived, 0, a->out, 0, a->counts, 0);
+}
+
+static void *zeros(size_t bytes) {
+    void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
+    memset(p, 0, (bytes + 255) / 256 * 256);
+    lanes_allow(p, bytes);
+    return p;
+}
+
+static void *copy_of(mka_device *d, cl_mem buffer) {
+    size_t bytes = 0;
+    clGetMemObjectInfo(buffer, CL_MEM_SIZE, sizeof bytes, &bytes, NULL);
+    void *p = zeros(bytes);
+    assert_int_equal(clEnqueueReadBuffer(d->queue, buffer, CL_TRUE, 0, bytes, p, 0, NULL, NULL), CL_SUCCESS);
+    return p;
+}
+
+/* As recall_fast.c launches them, with segments of a group as given. */
+static arguments arguments_of(const filled *f, size_t shape, int n, int run, const float *q) {
+    const mka_tiers *t = &f->memory->layers[0].tiers;
+    const mka_device_longterm *l = t->there;
+    const mka_device_cache *c = t->local.device;
+    int clusters = t->longterm.clusters, each = clusters / 32 * 16, skipped = t->longterm.blocks * MKA_BLOCK;
+    int group = f->options.heads / f->options.kv_heads, first = mka_memory_length(f->memory, 0) - n;
+    arguments a = {.shape = shape, .q = q, .run = run, .segments = t->longterm.blocks / t->longterm.segment_blocks};
+    a.frame = copy_of(l->device, l->frame), a.index = copy_of(l->device, l->index), a.rows = copy_of(l->device, l->rows);
+    a.keys = copy_of(l->device, c->keys.buffer), a.values = copy_of(l->device, c->values.buffer);
+    a.scale = 1 / sqrtf((float)f->options.head_dim);
+    a.change = MKA_RECALL_ERROR / sqrtf((float)(a.segments * clusters));
+    a.capacity = l->shape.segments;
+    a.far = (a.segments + run - 1) / run;
+    a.near_capacity = c->capacity, a.gap_from = f->options.plan.sinks, a.gap = skipped - c->base, a.seen = first - skipped + 1;
+    a.near = (a.seen + n - 1 + each - 1) / each;
+    size_t rows = (size_t)mka_pad(group, 8), pairs = (size_t)(n * f->options.kv_heads), dim = (size_t)f->options.head_dim,
+           parts = (size_t)(a.far + a.near);
+    size_t floats = pairs * (rows * (dim + 1) + (size_t)a.segments * rows * (4 + (size_t)clusters) +
+                             parts * (rows * 4 + (size_t)group * dim));
+    a.work = zeros(floats * sizeof(float));
+    for (size_t i = 0; i < floats; i++) a.work[i] = NAN; /* nothing is read that was not written */
+    a.arrived = zeros(pairs * sizeof *a.arrived);
+    a.counts = zeros((size_t)f->options.kv_heads * sizeof *a.counts);
+    a.out = zeros(pairs * (size_t)group * dim * sizeof *a.out);
+    return a;
+}
+
+static void release(arguments *a) {
+    void *all[] = {(void *)(uintptr_t)a->frame, a->index, a->rows, a->keys, a->values, a->work, a->out, a->arrived, a->counts};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+    lanes_allow_nothing();
+}
+
+static void run_kernels(const filled *f, arguments *a, int n) {
+    size_t heads = (size_t)f->options.kv_heads;
+    int clusters = f->memory->layers[0].tiers.longterm.clusters;
+    const char *wrong = lanes_run(score_item, a, clusters, (size_t)(a->near + a->segments), heads, (size_t)n);
+    if (!wrong) wrong = lanes_run(read_item, a, LANES_MOST, (size_t)a->far, heads, (size_t)n);
+    if (wrong) fail_msg("shape %zu: %s", a->shape, wrong);
+    for (size_t i = 0; i < heads * (size_t)n; i++) assert_int_equal(a->arrived[i], 0);
+}
+
+static void compare(filled *f, size_t shape, int n, int run) {
+    size_t count = (size_t)n * (size_t)f->options.heads * (size_t)f->options.head_dim;
+    float *q = malloc(count * sizeof *q), *want = malloc(count * sizeof *want);
+    double apart = 0, size = 0;
+    mka_device_counts sum = {.keys = 0};
+    mka_used used = {.queries = 0};
+    mka_error error;
+    for (size_t i = 0; i < count; i++) q[i] = 4 * reference_random(&f->seed);
+    if (mka_memory_attend(f->memory, 0, n, q, want, &used, &error)) fail_msg("%s", error.message);
+    arguments a = arguments_of(f, shape, n, run, q);
+    assert_true(a.segments > 1);
+    run_kernels(f, &a, n);
+    for (size_t i = 0; i < count; i++) {
+        apart += (double)(a.out[i] - want[i]) * (double)(a.out[i] - want[i]);
+        size += (double)want[i] * (double)want[i];
+    }
+    if (!(sqrt(apart / size) < 2e-3)) fail_msg("shape %zu: off by %g of its size", shape, sqrt(apart / size));
+    for (int h = 0; h < f->options.kv_heads; h++) sum.keys += a.counts[h].keys, sum.values += a.counts[h].values;
+    double keys = (double)used.scored_tokens, values = (double)used.read_tokens;
+    assert_true(fabs((double)sum.keys - keys) <= 2 + 0.02 * keys && fabs((double)sum.values - values) <= 2 + 0.02 * values);
+    release(&a);
+    free(q);
+    free(want);
+}
+
+static void as_plain_kernels(void **state) {
+    (void)state;
+    mka_engine_options options;
+    mka_engine *engine;
+    mka_engine_defaults(&options);
+    options.device = "opencl";
+    if (!lanes_can() || mka_engine_create(&options, &engine, NULL)) {
+        print_message("skipped: no OpenCL platform has a device here, or the CPU has no AVX2\n");
+        skip();
+    }
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        filled f = fill(engine, i);
+        compare(&f, i, 1, 1);
+        compare(&f, i, MOST_QUERIES, i == 1 ? 3 : 2);
+        mka_memory_destroy(f.memory);
+    }
+    mka_engine_destroy(engine);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(as_plain_kernels)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
