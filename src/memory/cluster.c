@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { ROWS = 64, LDS = MKA_CLUSTERS_MOST + 16 };
+enum { ROWS = 64, LDS = MKA_CLUSTERS_MOST + 16, MOVES = 2 };
 
 typedef struct work {
     const mka_kernels *kernels;
@@ -124,7 +124,9 @@ void mka_cluster(const mka_kernels *kernels, int tokens, int key_dim, int value_
     w.scale[1] = inverse_variance(&w, key_dim, w.dim);
     start_centroids(&w);
     assign(&w);
-    move_centroids(&w);
-    assign(&w);
+    for (int i = 0; i < MOVES; i++) {
+        move_centroids(&w);
+        assign(&w);
+    }
     sort_tokens(&w, order, start);
 }

@@ -28,10 +28,10 @@
  * clusters: by so much, then, as independent errors add up, if all that are left were as bad. The change is the share of the
  * cluster in the softmax, times the deviation of weights within it, over the root of its tokens. Chosen by what it does to the
  * next token of SmolLM2 and Gemma 3 (bench/RESULTS.md). */
-#define MKA_RECALL_ERROR 0.02F
+#define MKA_RECALL_ERROR 0.012F
 
 /* The same where a head does not read what others of its group want (recall_batch.h): as much is left unread then with this. */
-#define MKA_RECALL_ERROR_ALONE 0.0133F
+#define MKA_RECALL_ERROR_ALONE 0.008F
 
 /* Of a cluster that is read, values of tokens that weigh more than this part of that in some row; its mean value stands in for
  * the others. */
