@@ -134,7 +134,7 @@ typedef uint64_t mka_scan_fn(int r, int d, const void *block, const uint8_t *tab
  * scores within cluster t, and lift(g) = g^2 / 2 up to g = 1 and g - 1/2 from there on:
  *
  *   weigh   s[t] += constant + min(lift(g), 5/2) + log_count[t]
- *   above   bit t for s[t] + lift(g) / 2 + worth[t] > floor, or NaN        n <= 64
+ *   above   bit t for s[t] + max(lift(g) / 2, 5/2 g - 29/4) + worth[t] > floor, or NaN        n <= 64
  *
  * n is a multiple of 16, gain and deviation >= 0. Off by a few roundings of the terms. */
 #define MKA_MOST_LIFT 2.5F

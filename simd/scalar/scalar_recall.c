@@ -88,9 +88,15 @@ static void cluster_weigh(int n, float constant, float gain, const float *deviat
     }
 }
 
+/* What may be missed in a cluster: its deviation, or with wide ones a single token. */
+static float chance(float g) {
+    float single = 2.5F * g - 7.25F, all = 0.5F * lift(g);
+    return single > all ? single : all;
+}
+
 static uint64_t cluster_above(int n, const float *s, float gain, const float *deviation, const float *worth, float floor) {
     uint64_t bits = 0;
-    for (int t = 0; t < n; t++) bits |= (uint64_t) !(s[t] + 0.5F * lift(gain * deviation[t]) + worth[t] <= floor) << t;
+    for (int t = 0; t < n; t++) bits |= (uint64_t) !(s[t] + chance(gain * deviation[t]) + worth[t] <= floor) << t;
     return bits;
 }
 

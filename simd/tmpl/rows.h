@@ -206,9 +206,10 @@ static void cluster_weigh(int n, float constant, float gain, const float *deviat
 
 static uint64_t cluster_above(int n, const float *s, float gain, const float *deviation, const float *worth, float floor) {
     uint64_t bits = 0;
-    vf g = v_set(gain), half = v_set(0.5f);
+    vf g = v_set(gain), half = v_set(0.5f), slope = v_set(2.5f), less = v_set(-7.25f);
     for (int t = 0; t < n; t += VW) {
-        vf key = v_add(v_fma(half, cluster_lift(g, deviation + t), v_load(s + t)), v_load(worth + t));
+        vf single = v_fma(v_mul(g, slope), v_load(deviation + t), less), all = v_mul(half, cluster_lift(g, deviation + t));
+        vf key = v_add(v_add(v_max(single, all), v_load(s + t)), v_load(worth + t));
         bits |= (uint64_t)vm_others(vm_and_below(vm_all(), key, floor)) << t;
     }
     return bits;

@@ -296,7 +296,7 @@ static void check_clusters(const mka_kernels *k) {
     float constant = random_float(PLAIN), gain = 3 * fabsf(random_float(PLAIN)), floor = random_float(PLAIN);
     for (int t = 0; t < n; t++) {
         s[t] = before[t] = t == nan ? NAN : 4 * random_float(PLAIN);
-        deviation[t] = 2 * fabsf(random_float(PLAIN));
+        deviation[t] = (t % 2 ? 2 : 8) * fabsf(random_float(PLAIN));
         count[t] = t % 7 == 3 ? -INFINITY : 2 * fabsf(random_float(PLAIN));
         worth[t] = t % 7 == 3 ? -INFINITY : random_float(PLAIN);
     }
@@ -304,9 +304,9 @@ static void check_clusters(const mka_kernels *k) {
     k->weigh(n, constant, gain, deviation, count, s);
     assert_true(n == 64 || bits >> n == 0);
     for (int t = 0; t < n; t++) {
-        double lift = cluster_lift((double)gain * (double)deviation[t]);
+        double g = (double)gain * (double)deviation[t], lift = cluster_lift(g);
         double want = (double)before[t] + (double)constant + (lift < 2.5 ? lift : 2.5) + (double)count[t];
-        double key = (double)before[t] + 0.5 * lift + (double)worth[t] - (double)floor;
+        double key = (double)before[t] + fmax(0.5 * lift, 2.5 * g - 7.25) + (double)worth[t] - (double)floor;
         if (t == nan) {
             assert_true(isnan(s[t]) && (bits >> t & 1));
             continue;

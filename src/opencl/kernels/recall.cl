@@ -121,6 +121,10 @@ float lift(float g) {
     return g < 1.0f ? 0.5f * g * g : g - 0.5f;
 }
 
+float chance(float g) {
+    return fmax(0.5f * lift(g), 2.5f * g - 7.25f);
+}
+
 /* x . a centroid for a tile of rows, and the centroid's squares. */
 float dot_point(local const float *x, global const uchar *index, int cluster, float s[ROWS]) {
     float squares = 0.0f;
@@ -346,7 +350,7 @@ int wanted(const work_place *w, ulong first, int segment, int c, global const uc
     for (int r = 0; r < GROUP; r++) {
         float s = scores_of(w, first + (ulong)r, segment)[c], bar = w->row[(first + (ulong)r) * ROW_STATE + BAR];
         float gain = state_of(w, first + (ulong)r, segment)[2];
-        if (by_effect ? !(s + 0.5f * lift(gain * deviation[c]) + worth[c] <= bar - log(gain)) : !(s <= bar)) return 1;
+        if (by_effect ? !(s + chance(gain * deviation[c]) + worth[c] <= bar - log(gain)) : !(s <= bar)) return 1;
     }
     return 0;
 }

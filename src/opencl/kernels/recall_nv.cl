@@ -88,6 +88,11 @@ static inline float lift(float g) {
     return g < 1 ? 0.5f * g * g : g - 0.5f;
 }
 
+/* And what a cluster may hide, by which it is chosen. */
+static inline float chance(float g) {
+    return fmax(0.5f * lift(g), 2.5f * g - 7.25f);
+}
+
 /* ---- rows in q8 ---- */
 
 typedef struct {

@@ -182,7 +182,7 @@ static inline void choose(const group *b, const asked *a, float log_change) {
 #pragma unroll
         for (int r = 0; r < R; r++) {
             float g = gain[r], bar = b->log_total[r] + log_change - native_log2(g);
-            wanted |= !(a->s[u][r] + 0.5f * LOG2E * lift(g * a->spread[u]) + a->worth[u] <= bar);
+            wanted |= !(a->s[u][r] + LOG2E * chance(g * a->spread[u]) + a->worth[u] <= bar);
         }
         wanted = wanted && a->place[u] >> 16;
 #pragma unroll
