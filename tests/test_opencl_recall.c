@@ -12,65 +12,12 @@
 #include <string.h>
 
 #include <cmocka.h>
-#include <mka/device.h>
 #include <mka/memory.h>
 #include <mka/session.h>
 
 #include "memory/memory_layers.h"
-#include "opencl/runtime.h"
+#include "opencl_device.h"
 #include "reference_model.h"
-
-static mka_engine *cpu, *device;
-static char logged[8192]; /* what an engine said last */
-
-static void note(void *user, mka_log_level level, const char *message) {
-    (void)user;
-    size_t used = strlen(logged);
-    if (level <= MKA_LOG_WARN) snprintf(logged + used, sizeof logged - used, "%s\n", message);
-}
-
-static mka_engine_options options_of(const char *name) {
-    mka_engine_options o;
-    mka_engine_defaults(&o);
-    o.threads = 2;
-    o.bind = 0;
-    o.cpu = "scalar"; /* exact on what is stored, as the device is */
-    o.device = name;
-    o.log = note;
-    return o;
-}
-
-static int start(void **state) {
-    (void)state;
-    mka_device_info info;
-    int count = 0;
-    if (mka_devices(&info, 1, &count, NULL) != MKA_OK || count == 0) return 0;
-    mka_engine_options here = options_of(NULL), there = options_of("opencl");
-    mka_error error;
-    if (mka_engine_create(&here, &cpu, &error) || mka_engine_create(&there, &device, &error)) {
-        fprintf(stderr, "%s\n%s", error.message, logged);
-        return 1;
-    }
-    return 0;
-}
-
-static int stop(void **state) {
-    (void)state;
-    mka_engine_destroy(device);
-    mka_engine_destroy(cpu);
-    return 0;
-}
-
-static void need_device(void) {
-    if (device) return;
-    print_message("skipped: no OpenCL platform has a device here\n");
-    skip();
-}
-
-static int pick(uint64_t *seed, int low, int high) {
-    int n = high - low + 1, i = (int)((0.5F + 0.5F * reference_random(seed)) * (float)n);
-    return low + (i < 0 ? 0 : i >= n ? n - 1 : i);
-}
 
 /* ---- memories ---- */
 
@@ -468,5 +415,5 @@ int main(void) {
         cmocka_unit_test(saving_is_refused),         cmocka_unit_test(sessions),
         cmocka_unit_test(sessions_without_room),
     };
-    return cmocka_run_group_tests(tests, start, stop);
+    return cmocka_run_group_tests(tests, start_engines, stop_engines);
 }
