@@ -223,20 +223,78 @@ void mka_get_value(mka_type type, int d, const void *tile, int slot, float *x) {
     }
 }
 
-void mka_key_codes(int d, const void *tile, int slot, int8_t *codes, uint16_t *scales) {
-    const unsigned char *data = tile;
-    size_t groups = (size_t)mka_pad(d, MKA_KEY_GROUP) / MKA_KEY_GROUP, half = (size_t)(slot / MKA_HALF);
-    for (int e = 0; e < d; e++) codes[e] = (int8_t)(data[key_index(MKA_Q8_0, d, slot, e)] - 128);
-    for (size_t g = 0; g < groups; g++) {
-        size_t at = (half * groups + g) * MKA_HALF + (size_t)(slot % MKA_HALF);
-        scales[g] = load_u16(data + key_data_bytes(MKA_Q8_0, d) + 2 * at);
+/* ---- slots as they are stored ---- */
+
+typedef size_t index_fn(mka_type type, int d, int slot, int e);
+
+/* F32, F16, BF16: between a tile and a row. */
+static void move_floats(mka_type type, places p, int d, unsigned char *tile, unsigned char *row, int out) {
+    size_t at = p.first;
+    for (int e = 0, within = 0; e < d; e++) {
+        size_t place = at + (size_t)within * p.step;
+        unsigned char *slot = tile + (type == MKA_F32 ? 4 : 2) * place,
+                      *number = row + (size_t)(type == MKA_F32 ? 4 : 2) * (size_t)e;
+        if (type == MKA_F32)
+            memcpy(out ? number : slot, out ? slot : number, 4);
+        else
+            memcpy(out ? number : slot, out ? slot : number, 2);
+        if (++within == p.run) within = 0, at += p.stride;
     }
 }
 
-void mka_value_codes(int d, const void *tile, int slot, int8_t *codes, float *scale) {
-    const unsigned char *data = tile;
-    for (int e = 0; e < d; e++) codes[e] = (int8_t)data[value_index(MKA_Q8_0, d, slot, e)];
-    memcpy(scale, data + value_data_bytes(MKA_Q8_0, d) + (size_t)slot * sizeof *scale, sizeof *scale);
+/* Q8, Q4: count numbers, padding included; those of Q8 keys are off by 128 in a tile. */
+static void move_codes(mka_type type, int d, int count, index_fn *index, int flip, int slot, unsigned char *tile,
+                       unsigned char *row, int out) {
+    for (int e = 0; e < count; e++) {
+        size_t at = index(type, d, slot, e), nibble = 2 * (size_t)(e / 32 * 16 + e % 16) + (size_t)(e % 32 / 16);
+        if (type == MKA_Q8_0 && out)
+            row[e] = (unsigned char)(tile[at] ^ flip);
+        else if (type == MKA_Q8_0)
+            tile[at] = (unsigned char)(row[e] ^ flip);
+        else if (out)
+            put_nibble(row, nibble, get_nibble(tile, at));
+        else
+            put_nibble(tile, at, get_nibble(row, nibble));
+    }
+}
+
+static void move_key(mka_type type, int d, unsigned char *tile, int slot, unsigned char *codes, unsigned char *scales, int out) {
+    if (type != MKA_Q8_0 && type != MKA_Q4_0) {
+        move_floats(type, key_places(type, d, slot), d, tile, codes, out);
+        return;
+    }
+    size_t groups = (size_t)mka_pad(d, MKA_KEY_GROUP) / MKA_KEY_GROUP, half = (size_t)(slot / MKA_HALF);
+    move_codes(type, d, mka_pad(d, MKA_KEY_GROUP), key_index, 128, slot, tile, codes, out);
+    for (size_t g = 0; g < groups; g++) {
+        unsigned char *at = tile + key_data_bytes(type, d) + 2 * ((half * groups + g) * MKA_HALF + (size_t)(slot % MKA_HALF));
+        memcpy(out ? scales + 2 * g : at, out ? at : scales + 2 * g, 2);
+    }
+}
+
+static void move_value(mka_type type, int d, unsigned char *tile, int slot, unsigned char *codes, unsigned char *scale, int out) {
+    if (type != MKA_Q8_0 && type != MKA_Q4_0) {
+        move_floats(type, value_places(type, d, slot), d, tile, codes, out);
+        return;
+    }
+    unsigned char *at = tile + value_data_bytes(type, d) + (size_t)slot * sizeof(float);
+    move_codes(type, d, mka_pad(d, type == MKA_Q8_0 ? 16 : 32), value_index, 0, slot, tile, codes, out);
+    memcpy(out ? scale : at, out ? at : scale, sizeof(float));
+}
+
+void mka_key_codes(mka_type type, int d, const void *tile, int slot, void *codes, void *scales) {
+    move_key(type, d, (unsigned char *)(uintptr_t)tile, slot, codes, scales, 1);
+}
+
+void mka_value_codes(mka_type type, int d, const void *tile, int slot, void *codes, void *scale) {
+    move_value(type, d, (unsigned char *)(uintptr_t)tile, slot, codes, scale, 1);
+}
+
+void mka_put_key_codes(mka_type type, int d, const void *codes, const void *scales, void *tile, int slot) {
+    move_key(type, d, tile, slot, (unsigned char *)(uintptr_t)codes, (unsigned char *)(uintptr_t)scales, 0);
+}
+
+void mka_put_value_codes(mka_type type, int d, const void *codes, const void *scale, void *tile, int slot) {
+    move_value(type, d, tile, slot, (unsigned char *)(uintptr_t)codes, (unsigned char *)(uintptr_t)scale, 0);
 }
 
 /* Sums and differences of numbers that lie step apart. */

@@ -47,9 +47,13 @@ void mka_put_value(mka_type type, mka_store_fn *convert, int d, const float *x, 
 void mka_get_key(mka_type type, int d, const void *tile, int slot, float *x);
 void mka_get_value(mka_type type, int d, const void *tile, int slot, float *x);
 
-/* The codes of a slot of a Q8 tile, [d], and its scales: half floats [ceil(d / 32)] of a key, one float of a value. */
-void mka_key_codes(int d, const void *tile, int slot, int8_t *codes, uint16_t *scales);
-void mka_value_codes(int d, const void *tile, int slot, int8_t *codes, float *scale);
+/* A slot as it is stored, taken apart: its numbers one after the other, as a row of rows.h has them before its scales (F32, F16,
+ * BF16 [d]; Q8, Q4 padded to 32, of values in Q8 to 16), and its scales: half floats [ceil(d / 32)] of a key, one float of a
+ * value, none of other types. mka_put_key_codes and mka_put_value_codes put a slot together again. */
+void mka_key_codes(mka_type type, int d, const void *tile, int slot, void *codes, void *scales);
+void mka_value_codes(mka_type type, int d, const void *tile, int slot, void *codes, void *scale);
+void mka_put_key_codes(mka_type type, int d, const void *codes, const void *scales, void *tile, int slot);
+void mka_put_value_codes(mka_type type, int d, const void *codes, const void *scale, void *tile, int slot);
 
 /* Turns x by a normalised Hadamard matrix over runs of the largest power of two that divides d; its own inverse. Spreads
  * outliers evenly, which is what makes 4 bits enough: queries and keys turned alike keep their products. */

@@ -100,7 +100,8 @@ static double difference(mka_session *a, mka_session *b, int layer, int count, i
     mka_error error;
     for (int i = 0; i < 4; i++) rows[i] = calloc((size_t)count * (i % 2 ? values : keys), sizeof(float));
     for (int i = 0; i < 2; i++)
-        ok(mka_held_rows(&(i ? b : a)->layers[layer].cache[0], 0, count, rows[2 * i], s->shared ? NULL : rows[2 * i + 1], &error),
+        ok(mka_held_rows(&(i ? b : a)->layers[layer].cache[0], &(i ? b : a)->ops, 0, count, rows[2 * i],
+                         s->shared ? NULL : rows[2 * i + 1], &error),
            &error);
     for (int i = 0; i < 4 && sums; i++) add_up(rows[i], count, i % 2 ? values : keys);
     for (int kind = 0; kind < 2; kind++)

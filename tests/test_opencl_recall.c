@@ -293,20 +293,6 @@ static void a_memory_without_room(void **state) {
     mka_engine_destroy(small);
 }
 
-static void saving_is_refused(void **state) {
-    (void)state;
-    need_device();
-    mka_memory_options o;
-    mka_memory *memory;
-    mka_error error;
-    mka_memory_defaults(&o);
-    o.heads = 2, o.kv_heads = 1, o.head_dim = 32, o.context = 500;
-    assert_int_equal(mka_memory_create(device, &o, &memory, &error), MKA_OK);
-    assert_int_equal(mka_memory_save(memory, "never.mka", &error), MKA_UNSUPPORTED);
-    assert_int_equal(mka_memory_load(memory, "never.mka", &error), MKA_UNSUPPORTED);
-    mka_memory_destroy(memory);
-}
-
 /* ---- sessions ---- */
 
 enum { TOKENS = 1100, LAST = 12, VOCABULARY = 256 };
@@ -409,10 +395,13 @@ static void sessions_without_room(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(memories_of_random_shapes), cmocka_unit_test(a_long_memory),
-        cmocka_unit_test(on_matrix_units),           cmocka_unit_test(shared_by_lanes),
-        cmocka_unit_test(layers_that_stay_dense),    cmocka_unit_test(a_memory_without_room),
-        cmocka_unit_test(saving_is_refused),         cmocka_unit_test(sessions),
+        cmocka_unit_test(memories_of_random_shapes),
+        cmocka_unit_test(a_long_memory),
+        cmocka_unit_test(on_matrix_units),
+        cmocka_unit_test(shared_by_lanes),
+        cmocka_unit_test(layers_that_stay_dense),
+        cmocka_unit_test(a_memory_without_room),
+        cmocka_unit_test(sessions),
         cmocka_unit_test(sessions_without_room),
     };
     return cmocka_run_group_tests(tests, start_engines, stop_engines);

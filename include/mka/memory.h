@@ -5,10 +5,10 @@
  *
  * Tokens that leave the window are closed in segments of up to 2,048 (about twice the window), whose keys and values are grouped
  * into clusters of 8 on average. Every query is held against the mean keys of the clusters, reads the rows of those that matter
- * to it, and takes the others as an estimate from their mean values. Where reading is estimated by effect (the default), 16 queries
- * and more of one call choose in blocks of up to 32 neighbours and read for all of a block: what a query gets is then as close to
- * dense attention as by itself, but not the same. Otherwise it depends on its position alone, up to rounding, not on how many
- * tokens came with it.
+ * to it, and takes the others as an estimate from their mean values. Where reading is estimated by effect (the default), 16
+ * queries and more of one call choose in blocks of up to 32 neighbours and read for all of a block: what a query gets is then as
+ * close to dense attention as by itself, but not the same. Otherwise it depends on its position alone, up to rounding, not on how
+ * many tokens came with it.
  */
 #ifndef MKA_MEMORY_H
 #define MKA_MEMORY_H
@@ -93,8 +93,9 @@ typedef struct mka_memory_options {
 
 MKA_API void mka_memory_defaults(mka_memory_options *options);
 
-/* Makes an empty memory: on the engine's device, where that has room for it (the engine's log says when not). The engine must outlive
- * it. On failure *memory is NULL: MKA_BAD_ARGUMENT names the option, MKA_NO_MEMORY says what was asked. One thread at a time. */
+/* Makes an empty memory: on the engine's device, where that has room for it (the engine's log says when not). The engine must
+ * outlive it. On failure *memory is NULL: MKA_BAD_ARGUMENT names the option, MKA_NO_MEMORY says what was asked. One thread at a
+ * time. */
 MKA_API mka_status mka_memory_create(mka_engine *engine, const mka_memory_options *options, mka_memory **memory,
                                      mka_error *error);
 MKA_API void mka_memory_destroy(mka_memory *memory);
@@ -119,7 +120,7 @@ MKA_API mka_status mka_memory_set_recall(mka_memory *memory, const mka_recall *r
 
 /* Writes all layers to path, with a checksum of every region. A new file takes path's place at once when all of it is on the
  * disk; a failure (MKA_IO says which), or a kill at any moment, leaves what was there. The file fits machines of the same byte
- * order. MKA_UNSUPPORTED, as from load: the memory is on a device. */
+ * order, and memories on a device and without one alike. */
 MKA_API mka_status mka_memory_save(mka_memory *memory, const char *path, mka_error *error);
 
 /* Replaces all tokens by those of a file. The memory must have been made with the same layers, heads, widths, types, sinks and

@@ -52,7 +52,7 @@ static int make_folders(char *path) {
 }
 
 /* The folder of --sessions, else of the environment. Returns 0, with a warning, where there is none. */
-static int open_folder(const mka_cli *cli, const char *level, int tiered, folder *f) {
+static int open_folder(const mka_cli *cli, const char *computer, int tiered, folder *f) {
     const mka_cli_options *o = &cli->options;
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     int length = -1;
@@ -69,10 +69,10 @@ static int open_folder(const mka_cli *cli, const char *level, int tiered, folder
         return 0;
     }
     const mka_recall *recall = &o->plan.recall;
-    char text[300];
+    char text[800];
     f->chunk = o->chunk > 0 ? (size_t)o->chunk : CHUNK;
-    int length_of_text = snprintf(text, sizeof text, "%s %s %zu %d %d %d %d %d %d %d %d %d %g %d %g %g %d", mka_version(), level,
-                                  f->chunk, o->exact, o->mla, o->key_type, o->value_type, tiered, o->plan.window,
+    int length_of_text = snprintf(text, sizeof text, "%s %s %zu %d %d %d %d %d %d %d %d %d %g %d %g %g %d", mka_version(),
+                                  computer, f->chunk, o->exact, o->mla, o->key_type, o->value_type, tiered, o->plan.window,
                                   (int)o->plan.key_type, (int)o->plan.value_type, (int)recall->contract, (double)recall->share,
                                   recall->tokens, (double)recall->eps, (double)o->level_threshold, o->bank);
     uint64_t options = hash(0xcbf29ce484222325U, text, (size_t)length_of_text);
@@ -174,18 +174,28 @@ static void keep(const mka_cli *cli, const folder *f, mka_session *session, cons
         shrink(f, folder_limit);
 }
 
+/* What computes, as far as other numbers come of it: the CPU's kernels, and the device and how much of the model it may take. */
+static void name_computer(const mka_cli *cli, const mka_engine *engine, char *text, size_t room) {
+    mka_machine machine;
+    mka_device_info device;
+    mka_engine_machine(engine, &machine);
+    if (mka_engine_get_device(engine, &device))
+        snprintf(text, room, "%s %s %s %s %llu", machine.level, device.platform, device.name, device.driver,
+                 (unsigned long long)cli->options.device_memory);
+    else
+        snprintf(text, room, "%s", machine.level);
+}
+
 int mka_cli_reuse(mka_cli *cli, const mka_engine *engine, mka_session *session, const int *ids, size_t count,
                   mka_cli_reused *reused) {
     folder f;
     mka_error error = {0};
     mka_cli_progress progress;
-    mka_machine machine;
-    mka_device_info device;
+    char computer[500];
     *reused = (mka_cli_reused){.done = 0};
     if (cli->options.no_reuse || cli->options.bank_files > 0 || count < LEAST_TOKENS || mka_session_length(session) > 0) return 0;
-    if (mka_engine_get_device(engine, &device)) return 0; /* sessions there cannot be saved yet */
-    mka_engine_machine(engine, &machine);
-    if (!open_folder(cli, machine.level, mka_session_is_tiered(session), &f)) return 0;
+    name_computer(cli, engine, computer, sizeof computer);
+    if (!open_folder(cli, computer, mka_session_is_tiered(session), &f)) return 0;
     size_t whole = (count - 1) / f.chunk * f.chunk;
     reused->done = take(cli, &f, session, ids, whole);
     if (reused->done >= whole) return 0;

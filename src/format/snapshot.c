@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,7 +36,7 @@ static size_t padded(size_t bytes) {
 
 /* Borrowed runs stay whole: two threads that each fill a half would give back two half records. */
 static size_t piece_bytes(const mka_region *r) {
-    if (r->base) return PIECE;
+    if (r->base || r->whole) return PIECE;
     return r->run < PIECE ? PIECE / r->run * r->run : r->run;
 }
 
@@ -52,6 +53,13 @@ mka_region mka_region_of(const char *name, const void *bytes, size_t size) {
 
 /* ---- moving regions between memory and a file ---- */
 
+/* A region that is borrowed as a whole. */
+typedef struct lent {
+    pthread_mutex_t lock; /* until it is there */
+    unsigned char *base;
+    atomic_size_t left; /* pieces that are not done */
+} lent;
+
 typedef struct transfer {
     int handle, writing;
     const char *name; /* of the file */
@@ -60,6 +68,7 @@ typedef struct transfer {
     size_t count;
     size_t *firsts;   /* [count + 1] the regions' first pieces */
     uint64_t *hashes; /* of all pieces */
+    lent *lents;      /* [count] of regions, for those borrowed as a whole */
     atomic_size_t next;
     atomic_int failed;
     mka_error error; /* of the first failure */
@@ -79,24 +88,43 @@ static mka_status move_bytes(const transfer *t, unsigned char *bytes, size_t siz
 }
 
 /* Bytes at..at + most of a region, as far as one run goes. */
-static mka_status move_run(const transfer *t, const mka_region *r, size_t at, size_t most, uint64_t offset, XXH3_state_t *hash,
-                           size_t *moved, mka_error *error) {
-    int whole = r->base && r->stride == r->run;
+static mka_status move_run(const transfer *t, const mka_region *r, unsigned char *base, size_t at, size_t most, uint64_t offset,
+                           XXH3_state_t *hash, size_t *moved, mka_error *error) {
+    int whole = base && r->stride == r->run;
     size_t index = whole ? 0 : at / r->run, from = whole ? at : at % r->run, left = whole ? most : r->run - from;
-    unsigned char *bytes = r->base ? r->base + index * r->stride : NULL;
-    mka_status status = r->base ? MKA_OK : r->borrow(r->owner, index, !t->writing, &bytes, error);
+    unsigned char *bytes = base ? base + index * r->stride : NULL;
+    mka_status status = base ? MKA_OK : r->borrow(r->owner, index, !t->writing, &bytes, error);
     if (status) return status;
     *moved = left < most ? left : most;
     status = move_bytes(t, bytes + from, *moved, offset, error);
     if (!status) XXH3_64bits_update(hash, bytes + from, *moved);
-    if (!r->base) {
+    if (!base) {
         mka_status given = r->give_back(r->owner, index, !t->writing, error);
         if (!status) status = given;
     }
     return status;
 }
 
-static mka_status move_piece(const transfer *t, size_t region, size_t piece, mka_error *error) {
+static mka_status borrow_whole(const transfer *t, size_t region, unsigned char **base, mka_error *error) {
+    const mka_region *r = &t->regions[region];
+    lent *l = &t->lents[region];
+    pthread_mutex_lock(&l->lock);
+    mka_status status = l->base ? MKA_OK : r->borrow(r->owner, 0, !t->writing, &l->base, error);
+    *base = l->base;
+    pthread_mutex_unlock(&l->lock);
+    return status;
+}
+
+/* A piece of a region that is borrowed as a whole is done: after the last one it goes back. */
+static mka_status piece_done(const transfer *t, size_t region, mka_error *error) {
+    const mka_region *r = &t->regions[region];
+    lent *l = &t->lents[region];
+    if (atomic_fetch_sub(&l->left, 1) > 1) return MKA_OK;
+    l->base = NULL;
+    return r->give_back(r->owner, 0, !t->writing, error);
+}
+
+static mka_status move_piece(const transfer *t, size_t region, size_t piece, unsigned char *base, mka_error *error) {
     const mka_region *r = &t->regions[region];
     const mka_snapshot_entry *e = &t->entries[region];
     size_t most = piece_bytes(r), begin = piece * most, bytes = (size_t)e->bytes, moved,
@@ -104,7 +132,7 @@ static mka_status move_piece(const transfer *t, size_t region, size_t piece, mka
     XXH3_state_t hash;
     XXH3_64bits_reset(&hash);
     for (size_t at = begin; at < end; at += moved) {
-        mka_status status = move_run(t, r, at, end - at, e->offset + at, &hash, &moved, error);
+        mka_status status = move_run(t, r, base, at, end - at, e->offset + at, &hash, &moved, error);
         if (status) return status;
     }
     if (end == bytes && padded(bytes) > bytes) {
@@ -126,7 +154,12 @@ static void transfer_share(void *argument, int thread, int threads) {
     while (!atomic_load(&t->failed) && (piece = atomic_fetch_add(&t->next, 1)) < t->firsts[t->count]) {
         mka_error error;
         while (piece >= t->firsts[region + 1]) region++;
-        if (move_piece(t, region, piece - t->firsts[region], &error) == MKA_OK) continue;
+        int whole = t->regions[region].whole;
+        unsigned char *base = t->regions[region].base;
+        mka_status status = whole ? borrow_whole(t, region, &base, &error) : MKA_OK;
+        if (!status) status = move_piece(t, region, piece - t->firsts[region], base, &error);
+        if (!status && whole) status = piece_done(t, region, &error);
+        if (!status) continue;
         int none = 0;
         if (atomic_compare_exchange_strong(&t->failed, &none, 1)) t->error = error;
     }
@@ -136,20 +169,45 @@ static uint64_t region_sum(const transfer *t, size_t region) {
     return XXH3_64bits(t->hashes + t->firsts[region], (t->firsts[region + 1] - t->firsts[region]) * sizeof *t->hashes);
 }
 
+static void open_lents(transfer *t) {
+    for (size_t i = 0; i < t->count; i++) {
+        pthread_mutex_init(&t->lents[i].lock, NULL);
+        t->lents[i].base = NULL;
+        atomic_init(&t->lents[i].left, t->firsts[i + 1] - t->firsts[i]);
+    }
+}
+
+/* What a failure left borrowed goes back. */
+static void close_lents(const transfer *t) {
+    for (size_t i = 0; i < t->count; i++) {
+        const mka_region *r = &t->regions[i];
+        mka_error error;
+        if (t->lents[i].base) r->give_back(r->owner, 0, 0, &error);
+        pthread_mutex_destroy(&t->lents[i].lock);
+    }
+}
+
 /* Moves all regions and leaves their sums in hashes; the caller frees firsts. */
 static mka_status move_all(transfer *t, mka_pool *pool, mka_error *error) {
     size_t pieces = 0;
     for (size_t i = 0; i < t->count; i++) pieces += piece_count(&t->regions[i], (size_t)t->entries[i].bytes);
     t->firsts = malloc((t->count + 1) * sizeof *t->firsts + pieces * sizeof *t->hashes);
-    if (!t->firsts) return mka_fail(error, MKA_NO_MEMORY, "%s: no memory for its %zu regions", t->name, t->count);
+    t->lents = malloc((t->count ? t->count : 1) * sizeof *t->lents);
+    if (!t->firsts || !t->lents) {
+        free(t->lents);
+        return mka_fail(error, MKA_NO_MEMORY, "%s: no memory for its %zu regions", t->name, t->count);
+    }
     t->hashes = (uint64_t *)(void *)(t->firsts + t->count + 1);
     t->firsts[0] = 0;
     for (size_t i = 0; i < t->count; i++)
         t->firsts[i + 1] = t->firsts[i] + piece_count(&t->regions[i], (size_t)t->entries[i].bytes);
+    open_lents(t);
     if (pool)
         mka_pool_run(pool, transfer_share, t);
     else
         transfer_share(t, 0, 1);
+    close_lents(t);
+    free(t->lents);
     return atomic_load(&t->failed) ? mka_fail(error, t->error.status, "%s", t->error.message) : MKA_OK;
 }
 

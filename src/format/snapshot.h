@@ -2,8 +2,8 @@
  *
  *   | header, 64 | table: 64 a region | region | region | ...      regions at multiples of 64, so that they can be mapped
  *
- * Every region has an XXH3 checksum (over those of its pieces of up to 1 MiB, so that threads share it out, padding included), the
- * table another, the header its own. Numbers are as the machine has them; a mark tells a file of the other byte order.
+ * Every region has an XXH3 checksum (over those of its pieces of up to 1 MiB, so that threads share it out, padding included),
+ * the table another, the header its own. Numbers are as the machine has them; a mark tells a file of the other byte order.
  *
  *   save  PATH.partial (locked) -> regions -> table, header -> fsync -> rename -> fsync of the folder
  *
@@ -20,11 +20,14 @@
 enum { MKA_REGION_NAME = 32, MKA_SNAPSHOT_KIND = 8 };
 
 /* Bytes in memory that a region stands for: runs of run bytes, stride apart. Where they are not simply there, base is NULL and
- * borrow gives run number index (for reading or writing) until give_back; any number of threads call both. */
+ * borrow gives run number index (for reading or writing) until give_back; any number of threads call both. whole: one run, which
+ * is borrowed once for all threads, from its first piece to its last; where a failure ends the transfer before that, it is given
+ * back as if it had only been read. */
 typedef struct mka_region {
     char name[MKA_REGION_NAME];
     size_t runs, run, stride;
     unsigned char *base;
+    int whole;
     mka_status (*borrow)(void *owner, size_t index, int writing, unsigned char **bytes, mka_error *error);
     mka_status (*give_back)(void *owner, size_t index, int writing, mka_error *error);
     void *owner;

@@ -15,20 +15,44 @@ static mka_status closed_row(mka_longterm *l, int head, int token, float *key, f
     return MKA_OK;
 }
 
-mka_status mka_held_rows(mka_tiers *t, int first, int n, float *keys, float *values, mka_error *error) {
+/* Tokens first..first + n - 1, of which none is in a closed block, of one head. */
+static void local_rows(const mka_tiers *t, mka_ops *ops, int head, int first, int n, float *keys, int key_ld, float *values,
+                       int value_ld) {
+    if (t->local.device) {
+        ops->rows(ops, t->local.device, 0, head, first, n, keys, key_ld);
+        if (values) ops->rows(ops, t->local.device, 1, head, first, n, values, value_ld);
+        return;
+    }
+    for (int i = 0; i < n; i++) {
+        mka_local_key(&t->local, head, first + i, keys + (size_t)i * (size_t)key_ld);
+        if (values) mka_local_value(&t->local, head, first + i, values + (size_t)i * (size_t)value_ld);
+    }
+}
+
+/* How many tokens from first on are of one kind: closed (1) or not. */
+static int run_of(int first, int n, int sinks, int closed, int *kind) {
+    *kind = first >= sinks && first < closed;
+    int end = first < sinks ? sinks : first < closed ? closed : first + n;
+    return end - first < n ? end - first : n;
+}
+
+mka_status mka_held_rows(mka_tiers *t, mka_ops *ops, int first, int n, float *keys, float *values, mka_error *error) {
     const mka_local_shape *s = &t->local.shape;
-    int sinks = t->shared ? t->shared->plan.sinks : 0, closed = sinks + t->longterm.blocks * MKA_BLOCK;
-    for (int i = 0; i < n; i++)
+    int sinks = t->shared ? t->shared->plan.sinks : 0, closed = sinks + t->longterm.blocks * MKA_BLOCK, kind;
+    int key_ld = s->kv_heads * s->key_dim, value_ld = s->kv_heads * s->value_dim;
+    for (int done = 0, run; done < n; done += run) {
+        run = run_of(first + done, n - done, sinks, closed, &kind);
         for (int head = 0; head < s->kv_heads; head++) {
-            size_t row = (size_t)i * (size_t)s->kv_heads + (size_t)head;
-            float *key = keys + row * (size_t)s->key_dim, *value = values ? values + row * (size_t)s->value_dim : NULL;
-            if (first + i >= sinks && first + i < closed) {
-                mka_status status = closed_row(&t->longterm, head, first + i - sinks, key, value, error);
+            float *key = keys + (size_t)done * (size_t)key_ld + (size_t)head * (size_t)s->key_dim,
+                  *value = values ? values + (size_t)done * (size_t)value_ld + (size_t)head * (size_t)s->value_dim : NULL;
+            if (!kind) local_rows(t, ops, head, first + done, run, key, key_ld, value, value_ld);
+            for (int i = 0; kind && i < run; i++) {
+                size_t row = (size_t)i;
+                mka_status status = closed_row(&t->longterm, head, first + done + i - sinks, key + row * (size_t)key_ld,
+                                               value + row * (size_t)value_ld, error);
                 if (status) return status;
-                continue;
             }
-            mka_local_key(&t->local, head, first + i, key);
-            if (value) mka_local_value(&t->local, head, first + i, value);
         }
+    }
     return MKA_OK;
 }

@@ -230,6 +230,32 @@ void mka_local_value(const mka_local *local, int head, int token, float *x) {
     if (shape->value_type == MKA_Q4_0) mka_hadamard(shape->value_dim, x);
 }
 
+int mka_local_has_near(const mka_local *local) {
+    int held;
+    return local->device ? mka_device_cache_ring(local->device, &held) : local->near.keys != NULL;
+}
+
+/* A ring has more than the next query may read, as near's room has. */
+void mka_local_kept(const mka_local *local, int length, int *near_base, int *near_held) {
+    int held;
+    if (!local->device) {
+        mka_near_kept(&local->near, length, near_base, near_held);
+        return;
+    }
+    *near_base = *near_held = 0;
+    if (!mka_device_cache_ring(local->device, &held)) return;
+    int wanted = length / MKA_TILE * MKA_TILE - MKA_NEAR;
+    *near_base = wanted > 0 ? wanted : 0;
+    *near_held = held > *near_base ? held : *near_base;
+}
+
+int mka_local_restore(mka_local *local, int length, int from, int gone, int near_base, int near_held) {
+    if (!local->device) return mka_near_restore(&local->near, length, near_base, near_held);
+    if (!mka_near_can_be(mka_local_has_near(local), length, near_base, near_held)) return 0;
+    mka_device_cache_restore(local->device, from, gone, near_held);
+    return 1;
+}
+
 void mka_local_job(const mka_local *local, int count, mka_attend_job *job) {
     job->kv_heads = local->shape.kv_heads;
     job->key_dim = local->shape.key_dim;

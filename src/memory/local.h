@@ -72,6 +72,12 @@ void mka_local_forget(mka_local *local, int from, int to, int length);
 void mka_local_key(const mka_local *local, int head, int token, float *x);
 void mka_local_value(const mka_local *local, int head, int token, float *x);
 
+/* 1 for a cache that has its newest tokens twice (near.h); mka_near_kept and mka_near_restore of it, wherever it is. On a device
+ * restoring also says that gone tokens from `from` on have been forgotten. */
+int mka_local_has_near(const mka_local *local);
+void mka_local_kept(const mka_local *local, int length, int *near_base, int *near_held);
+int mka_local_restore(mka_local *local, int length, int from, int gone, int near_base, int near_held);
+
 /* Fills the cache's side of a job: the first count tokens. */
 void mka_local_job(const mka_local *local, int count, mka_attend_job *job);
 

@@ -63,10 +63,6 @@ static mka_status go_there(mka_memory *memory, mka_error *error) {
     return MKA_OK;
 }
 
-static mka_ops *ops_of(mka_memory *memory) {
-    return memory->residents ? &memory->ops.device : &memory->ops.host;
-}
-
 /* The limit of RAM and the spill file, once the workspace is measured. */
 static mka_status open_budget(mka_memory *memory, mka_error *error) {
     mka_memory_options *o = &memory->options;
@@ -166,7 +162,7 @@ mka_status mka_memory_append(mka_memory *memory, int index, int n, const float *
     if (n > o->context - l->length)
         return mka_fail(error, MKA_CONTEXT_FULL, "%d tokens do not fit: %d of %d are taken", n, l->length, o->context);
     int width = o->kv_heads * o->head_dim;
-    mka_ops *ops = ops_of(memory);
+    mka_ops *ops = mka_memory_ops(memory);
     mka_tiers_store(&l->tiers, ops, l->length, n, keys, width, values, width);
     status = ops->settle(ops, error);
     if (!status) status = mka_tiers_failure(&memory->shared, error);
@@ -184,7 +180,7 @@ mka_status mka_memory_attend(mka_memory *memory, int index, int n, const float *
         return mka_fail(error, MKA_BAD_ARGUMENT, "%d queries over %d tokens: 1 to %d queries can stand at the end of a layer", n,
                         l->length, o->queries);
     mka_attend_job job = {.n = n, .first = l->length - n, .heads = o->heads, .scale = o->scale, .q = queries, .out = out};
-    mka_ops *ops = ops_of(memory);
+    mka_ops *ops = mka_memory_ops(memory);
     if (used) mka_there_collect(&l->tiers, ops); /* what calls before that did not ask for */
     memory->shared.used = used ? *used : (mka_used){.queries = 0};
     uint64_t before = memory->shared.spill ? mka_spill_bytes_read(memory->shared.spill) : 0;

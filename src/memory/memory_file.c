@@ -25,6 +25,7 @@ typedef struct parts {
     head head;
     int32_t *lengths;       /* [layers] */
     mka_tiers_state *tiers; /* [layers] */
+    mka_stored *stored;     /* [layers] */
     mka_region *regions;
     size_t count;
 } parts;
@@ -34,14 +35,17 @@ static mka_status make_parts(parts *p, const mka_memory *m, mka_error *error) {
     *p = (parts){.head = head_of(m)};
     p->lengths = calloc(layers, sizeof *p->lengths);
     p->tiers = calloc(layers, sizeof *p->tiers);
+    p->stored = calloc(layers, sizeof *p->stored);
     p->regions = calloc(layers * MKA_STORED_REGIONS + OWN_REGIONS, sizeof *p->regions);
-    return p->lengths && p->tiers && p->regions ? MKA_OK
-                                                : mka_fail(error, MKA_NO_MEMORY, "no memory for the regions of a memory");
+    return p->lengths && p->tiers && p->stored && p->regions
+               ? MKA_OK
+               : mka_fail(error, MKA_NO_MEMORY, "no memory for the regions of a memory");
 }
 
 static void free_parts(parts *p) {
     free(p->lengths);
     free(p->tiers);
+    free(p->stored);
     free(p->regions);
 }
 
@@ -49,20 +53,22 @@ static void add_layers(parts *p, mka_memory *m) {
     for (int i = 0; i < m->options.layers; i++) {
         char name[16];
         snprintf(name, sizeof name, "%d", i);
-        p->count += mka_stored_regions(&m->layers[i].tiers, p->lengths[i], name, p->regions + p->count);
+        p->count +=
+            mka_stored_regions(&m->layers[i].tiers, &p->tiers[i], p->lengths[i], name, &p->stored[i], p->regions + p->count);
     }
 }
 
-static mka_status check_here(const mka_memory *m, mka_error *error) {
-    mka_succeed(error);
-    return m->residents ? mka_fail(error, MKA_UNSUPPORTED, "a memory on a device cannot be saved or loaded in this version")
-                        : MKA_OK;
+/* The tiers' failure, or the device's. */
+static mka_status settle(mka_memory *m, mka_error *error) {
+    mka_ops *ops = mka_memory_ops(m);
+    mka_status status = mka_tiers_failure(&m->shared, error), there = ops->settle(ops, status ? NULL : error);
+    return status ? status : there;
 }
 
 mka_status mka_memory_save(mka_memory *m, const char *path, mka_error *error) {
     parts p = {.lengths = NULL};
-    mka_status status = check_here(m, error);
-    if (!status) status = make_parts(&p, m, error);
+    mka_succeed(error);
+    mka_status status = make_parts(&p, m, error);
     if (!status) {
         size_t layers = (size_t)m->options.layers;
         for (size_t i = 0; i < layers; i++) {
@@ -74,6 +80,7 @@ mka_status mka_memory_save(mka_memory *m, const char *path, mka_error *error) {
         p.regions[p.count++] = mka_region_of("tiers", p.tiers, layers * sizeof *p.tiers);
         add_layers(&p, m);
         status = mka_snapshot_save(m->ops.host.pool, path, "memory", 0, p.regions, p.count, error);
+        if (status) settle(m, NULL);
     }
     free_parts(&p);
     return status;
@@ -117,10 +124,12 @@ static mka_status check_lengths(const mka_memory *m, const parts *p, const char 
 /* The memory is empty at first; it is to be emptied again when this fails. */
 static mka_status load_content(mka_memory *m, mka_snapshot *snapshot, parts *p, const char *path, mka_error *error) {
     for (int i = 0; i < m->options.layers; i++)
-        if (!mka_tiers_set_state(&m->layers[i].tiers, p->lengths[i], &p->tiers[i]))
+        if (!mka_tiers_set_state(&m->layers[i].tiers, mka_memory_ops(m), p->lengths[i], &p->tiers[i]))
             return mka_fail(error, MKA_BAD_FILE, "%s: region 'tiers': layer %d cannot be in such a state", path, i);
     add_layers(p, m);
     mka_status status = mka_snapshot_read(snapshot, m->ops.host.pool, p->regions, p->count, error);
+    for (int i = 0; i < m->options.layers && !status; i++) mka_tiers_filled(&m->layers[i].tiers);
+    if (!status) status = settle(m, error);
     for (int i = 0; i < m->options.layers && !status; i++) m->layers[i].length = p->lengths[i];
     return status;
 }
@@ -138,7 +147,10 @@ static mka_status load_open(mka_memory *m, mka_snapshot *snapshot, const char *p
     if (!status) {
         mka_memory_reset(m);
         status = load_content(m, snapshot, &p, path, error);
-        if (status) mka_memory_reset(m);
+        if (status) {
+            settle(m, NULL);
+            mka_memory_reset(m);
+        }
     }
     free_parts(&p);
     return status;
@@ -146,8 +158,8 @@ static mka_status load_open(mka_memory *m, mka_snapshot *snapshot, const char *p
 
 mka_status mka_memory_load(mka_memory *m, const char *path, mka_error *error) {
     mka_snapshot *snapshot = NULL;
-    mka_status status = check_here(m, error);
-    if (!status) status = mka_snapshot_open(path, "memory", &snapshot, error);
+    mka_succeed(error);
+    mka_status status = mka_snapshot_open(path, "memory", &snapshot, error);
     if (!status) status = load_open(m, snapshot, path, error);
     mka_snapshot_close(snapshot);
     return status;

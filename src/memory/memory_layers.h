@@ -19,4 +19,9 @@ struct mka_memory {
     mka_memory_layer *layers; /* [options.layers] */
 };
 
+/* The operations that the layers' tiers take. */
+static inline mka_ops *mka_memory_ops(mka_memory *memory) {
+    return memory->residents ? &memory->ops.device : &memory->ops.host;
+}
+
 #endif

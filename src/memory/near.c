@@ -65,10 +65,15 @@ void mka_near_kept(const mka_near *near, int length, int *base, int *held) {
     *held = near->held > *base ? near->held : *base;
 }
 
-int mka_near_restore(mka_near *near, int length, int base, int held) {
-    if (!near->keys) return base == 0 && held == 0;
+int mka_near_can_be(int has, int length, int base, int held) {
+    if (!has) return base == 0 && held == 0;
     if (base < 0 || base % MKA_TILE || base > held || held > length) return 0;
-    if (base < length / MKA_TILE * MKA_TILE - MKA_NEAR) return 0; /* more than there is room for */
+    return base >= length / MKA_TILE * MKA_TILE - MKA_NEAR; /* not more than there is room for */
+}
+
+int mka_near_restore(mka_near *near, int length, int base, int held) {
+    if (!mka_near_can_be(near->keys != NULL, length, base, held)) return 0;
+    if (!near->keys) return 1;
     near->first = base;
     near->held = held;
     return 1;

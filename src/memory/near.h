@@ -44,6 +44,8 @@ void mka_near_truncate(mka_near *near, int length);
  * for numbers that cannot be. */
 void mka_near_kept(const mka_near *near, int length, int *base, int *held);
 int mka_near_restore(mka_near *near, int length, int base, int held);
+/* The latter alone; has: whether the cache has a room. */
+int mka_near_can_be(int has, int length, int base, int held);
 
 /* Where a token's tile begins; NULL for one that has no room. */
 unsigned char *mka_near_key(const mka_near *near, int head, int token);

@@ -8,13 +8,18 @@
 #ifndef MKA_MEMORY_STORED_H
 #define MKA_MEMORY_STORED_H
 
-#include "format/snapshot.h"
-#include "tiers.h"
+#include "stored_there.h"
 
 enum { MKA_STORED_REGIONS = 9 };
 
-/* Fills regions [MKA_STORED_REGIONS] for a tier's present state and length tokens, and returns how many there are. They borrow
- * the tiers' memory. name: at most 16 characters. */
-size_t mka_stored_regions(mka_tiers *tiers, int length, const char *name, mka_region *regions);
+/* What the regions of tiers stand on besides: zero at first. */
+typedef struct mka_stored {
+    mka_stored_there there[MKA_STORED_REGIONS];
+} mka_stored;
+
+/* Fills regions [MKA_STORED_REGIONS] for tiers that are in state with length tokens, and returns how many there are. They borrow
+ * the tiers' memory, and stored. name: at most 16 characters. */
+size_t mka_stored_regions(mka_tiers *tiers, const mka_tiers_state *state, int length, const char *name, mka_stored *stored,
+                          mka_region *regions);
 
 #endif

@@ -98,10 +98,10 @@ static void pack_index(const mka_longterm *l, const mka_device_segment *g, int h
     for (size_t c = 0; c < clusters; c++) {
         size_t tile = c / MKA_TILE;
         int slot = (int)(c % MKA_TILE);
-        mka_key_codes(l->shape.key_dim, index + tile * l->key_tile, slot, (int8_t *)(to + g->points + c * points),
-                      (uint16_t *)(void *)(to + g->point_scales + c * (points / 16)));
-        mka_value_codes(l->shape.value_dim, means + tile * l->mean_tile, slot, (int8_t *)(to + g->means + c * values),
-                        (float *)(void *)(to + g->mean_scales) + c);
+        mka_key_codes(MKA_Q8_0, l->shape.key_dim, index + tile * l->key_tile, slot, to + g->points + c * points,
+                      to + g->point_scales + c * (points / 16));
+        mka_value_codes(MKA_Q8_0, l->shape.value_dim, means + tile * l->mean_tile, slot, to + g->means + c * values,
+                        to + g->mean_scales + c * sizeof(float));
     }
     memcpy(to + g->log_count, directory->log_count, floats);
     memcpy(to + g->deviation, directory->deviation, floats);
@@ -214,6 +214,12 @@ static mka_status take_here(mka_tiers *t, mka_ops *ops, int length, mka_error *e
     return MKA_OK;
 }
 
+void mka_there_take_here(mka_tiers *t, mka_ops *ops, int length) {
+    mka_error error;
+    mka_there_destroy(t);
+    if (take_here(t, ops, length, &error) != MKA_OK) mka_tiers_fail(t->shared, &error);
+}
+
 void mka_there_stay_dense(mka_tiers *t, mka_ops *ops, int length) {
     mka_error error;
     mka_there_destroy(t); /* makes room */
@@ -222,7 +228,23 @@ void mka_there_stay_dense(mka_tiers *t, mka_ops *ops, int length) {
         return;
     }
     mka_log(ops->engine, MKA_LOG_WARN, "a layer whose keys long-term memory does not fit goes to the CPU: %s", error.message);
-    if (take_here(t, ops, length, &error) != MKA_OK) mka_tiers_fail(t->shared, &error);
+    mka_there_take_here(t, ops, length);
+}
+
+void mka_there_go_back(mka_tiers *t, mka_ops *ops) {
+    mka_error error;
+    if (mka_there_create(t, &error) == MKA_OK) return;
+    mka_log(ops->engine, MKA_LOG_WARN, "a layer's long-term memory does not fit the device, and goes to the CPU: %s",
+            error.message);
+    mka_there_take_here(t, ops, 0);
+}
+
+void mka_there_filled(mka_tiers *t) {
+    int segments = t->longterm.blocks / t->longterm.segment_blocks;
+    mka_there_freeze(t);
+    for (int segment = 0; segment < segments; segment++)
+        for (int head = 0; head < t->local.shape.kv_heads && !atomic_load(&t->shared->failed); head++)
+            send_segment(t, head, segment);
 }
 
 /* ---- attention ---- */

@@ -28,6 +28,16 @@ void mka_there_close(mka_tiers *tiers, mka_ops *ops, int from, int to);
 /* The layer's rows are not fit: makes room there for the whole context, or takes the cache to memory where that does not fit. */
 void mka_there_stay_dense(mka_tiers *tiers, mka_ops *ops, int length);
 
+/* All tokens so far, of which there are length and none was forgotten, are taken to memory, where the layer stays. */
+void mka_there_take_here(mka_tiers *tiers, mka_ops *ops, int length);
+
+/* An empty layer whose rows were not fit is about to hold such that are: makes the copy there again, or takes the cache to memory
+ * where that does not fit. */
+void mka_there_go_back(mka_tiers *tiers, mka_ops *ops);
+
+/* The closed segments here are new: copies all of them there. */
+void mka_there_filled(mka_tiers *tiers);
+
 /* Attention of a job whose queries have blocks closed blocks behind their window. */
 void mka_there_attend(mka_tiers *tiers, mka_ops *ops, const mka_attend_job *job, int blocks);
 

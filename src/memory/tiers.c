@@ -190,13 +190,24 @@ static void judge(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, const f
     squares /= job->heads; /* mean |x|^2 */
     t->dense = !(sqrt(squares * lost) <= (double)most_row_error && sqrt(squares * keys) <= (double)most_deviation);
     t->judged = 1;
-    if (t->dense && t->there) mka_there_stay_dense(t, ops, job->first + job->n);
+    if (t->dense) mka_tiers_stay_dense(t, ops, job->first + job->n);
+}
+
+void mka_tiers_stay_dense(mka_tiers *t, mka_ops *ops, int length) {
+    t->judged = t->dense = 1;
+    if (t->there) mka_there_stay_dense(t, ops, length);
+}
+
+/* What is to be forgotten behind so many closed blocks. */
+static int forget_to(const mka_tiers *t, int blocks) {
+    int keep = t->longterm.shape.segment > MKA_FORGET_KEEP ? t->longterm.shape.segment : MKA_FORGET_KEEP;
+    int to = mka_tiers_edge(t, blocks) - keep - mka_pad(t->local.shape.queries, MKA_BLOCK); /* a pass may be taken back */
+    return to - t->forgotten < MKA_FORGET_LEAST ? t->forgotten : to;
 }
 
 static void forget(mka_tiers *t, int blocks, int length) {
-    int keep = t->longterm.shape.segment > MKA_FORGET_KEEP ? t->longterm.shape.segment : MKA_FORGET_KEEP;
-    int to = mka_tiers_edge(t, blocks) - keep - mka_pad(t->local.shape.queries, MKA_BLOCK); /* a pass may be taken back */
-    if (to - t->forgotten < MKA_FORGET_LEAST) return;
+    int to = forget_to(t, blocks);
+    if (to == t->forgotten) return;
     mka_local_forget(&t->local, t->shared->plan.sinks, to, length);
     t->forgotten = to;
 }
@@ -416,24 +427,44 @@ void mka_tiers_cut(mka_tiers *t, int length) {
 
 mka_tiers_state mka_tiers_get_state(const mka_tiers *t, int length) {
     mka_tiers_state s = {.judged = t->judged, .dense = t->dense, .forgotten = t->forgotten, .blocks = t->longterm.blocks};
-    mka_near_kept(&t->local.near, length, &s.near_base, &s.near_held);
+    mka_local_kept(&t->local, length, &s.near_base, &s.near_held);
     return s;
 }
 
-int mka_tiers_set_state(mka_tiers *t, int length, const mka_tiers_state *s) {
-    if (!mka_near_restore(&t->local.near, length, s->near_base, s->near_held)) return 0;
+static int can_be(const mka_tiers *t, int length, const mka_tiers_state *s) {
     if (!t->shared) return !s->judged && !s->dense && !s->forgotten && !s->blocks;
     int sinks = t->shared->plan.sinks, most = length > 0 ? blocks_behind(t, length - 1) : 0;
     if (s->judged < 0 || s->judged > 1 || s->dense < 0 || s->dense > s->judged) return 0;
     if (s->blocks < 0 || s->blocks > most || s->blocks % t->longterm.segment_blocks || (s->blocks && (s->dense || !s->judged)))
         return 0;
-    if (s->forgotten < sinks || s->forgotten % MKA_BLOCK || (s->forgotten > sinks && s->forgotten > mka_tiers_edge(t, s->blocks)))
-        return 0;
-    t->judged = s->judged;
-    t->dense = s->dense;
-    t->forgotten = s->forgotten;
-    mka_longterm_count(&t->longterm, s->blocks);
-    return 1;
+    return s->forgotten >= sinks && s->forgotten % MKA_BLOCK == 0 &&
+           (s->forgotten == sinks || s->forgotten <= mka_tiers_edge(t, s->blocks));
+}
+
+/* Other tiers of this session's options would have forgotten more, or stayed dense, or not. */
+static void settle_there(mka_tiers *t, mka_ops *ops, int length, const mka_tiers_state *s) {
+    if (t->there && s->dense) mka_there_stay_dense(t, ops, 0);
+    if (!t->there && !s->dense && t->local.device) mka_there_go_back(t, ops);
+    if (!t->there) return;
+    t->forgotten = forget_to(t, s->blocks);
+    if (length - (t->forgotten - t->shared->plan.sinks) > t->local.shape.capacity) mka_there_take_here(t, ops, 0);
+}
+
+int mka_tiers_set_state(mka_tiers *t, mka_ops *ops, int length, const mka_tiers_state *s) {
+    if (!can_be(t, length, s)) return 0;
+    int sinks = t->shared ? t->shared->plan.sinks : 0;
+    if (t->shared) {
+        t->judged = s->judged;
+        t->dense = s->dense;
+        t->forgotten = s->forgotten;
+        mka_longterm_count(&t->longterm, s->blocks);
+        settle_there(t, ops, length, s);
+    }
+    return mka_local_restore(&t->local, length, sinks, t->forgotten - sinks, s->near_base, s->near_held);
+}
+
+void mka_tiers_filled(mka_tiers *t) {
+    if (t->there && t->judged) mka_there_filled(t);
 }
 
 size_t mka_tiers_bytes(const mka_tiers *t, int length) {

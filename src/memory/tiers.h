@@ -111,8 +111,13 @@ typedef struct mka_tiers_state {
 
 mka_tiers_state mka_tiers_get_state(const mka_tiers *tiers, int length);
 /* For empty tiers that are about to be filled from a file with length tokens; returns 0 for a state that such tiers cannot
- * have; they are then to be emptied. */
-int mka_tiers_set_state(mka_tiers *tiers, int length, const mka_tiers_state *state);
+ * have; they are then to be emptied. Tiers on a device may take fewer local tokens than the file has (forgotten). */
+int mka_tiers_set_state(mka_tiers *tiers, mka_ops *ops, int length, const mka_tiers_state *state);
+/* They are filled: what a device has a copy of goes there. Failures are the tiers' and the device's. */
+void mka_tiers_filled(mka_tiers *tiers);
+
+/* The layer's rows are taken as not fit, of a layer that has length tokens and nothing closed. */
+void mka_tiers_stay_dense(mka_tiers *tiers, mka_ops *ops, int length);
 
 /* The first position of the window behind so many closed blocks. */
 static inline int mka_tiers_edge(const mka_tiers *t, int blocks) {

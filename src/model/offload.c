@@ -191,11 +191,3 @@ mka_status mka_offload_start(mka_session *s, mka_error *error) {
     if (!status && s->output_there) status = visit_output(s, copy_there, s->model->residents, error);
     return status;
 }
-
-mka_status mka_session_check_here(const mka_session *s, mka_error *error) {
-    for (int i = 0; i < s->model->sizes.layers; i++)
-        if (mka_session_cache_there(s, i))
-            return mka_fail(error, MKA_UNSUPPORTED,
-                            "a session whose cache is on a device cannot be saved, loaded or appended in this version");
-    return mka_succeed(error);
-}

@@ -70,9 +70,6 @@ static inline int mka_session_cache_there(const mka_session *s, int layer) {
 mka_status mka_offload_plan(mka_session *session, mka_error *error);
 mka_status mka_offload_start(mka_session *session, mka_error *error);
 
-/* MKA_UNSUPPORTED for a session that has keys or values on a device: what reads caches as they lie in memory cannot. */
-mka_status mka_session_check_here(const mka_session *session, mka_error *error);
-
 /* Sizes (arena measuring) or places (carving) all buffers. */
 void mka_session_layout(mka_session *session);
 

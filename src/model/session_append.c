@@ -60,21 +60,23 @@ static mka_status append_layer(mka_session *s, mka_session *from, int layer, int
     const mka_rope *rope = &s->model->ropes[c->rope];
     mka_tiers *to = &s->layers[layer].cache[0], *source = &from->layers[layer].cache[0];
     const mka_local_shape *shape = &to->local.shape;
+    mka_ops *ops = to->local.device ? &s->device_ops : &s->ops;
     int width = shape->kv_heads * shape->key_dim, latent = shape->shared ? c->latent_dim : 0,
         settles = to->shared && (to->judged || source->judged);
-    if (to->shared && !to->judged && source->judged && source->dense) to->judged = to->dense = 1;
+    if (to->shared && !to->judged && source->judged && source->dense) mka_tiers_stay_dense(to, ops, s->length);
+    if (!to->local.device) ops = &s->ops; /* it may have had to leave the device */
     fill_turn(rope, s->length - first, p);
     int most =
         s->options.chunk < PIECE ? s->options.chunk : PIECE; /* of one pass, which the cache has room for beside its codes */
     for (int at = first, n; at < from->length; at += n) {
         int position = s->length + at - first;
         n = from->length - at < most ? from->length - at : most;
-        mka_status status = mka_held_rows(source, at, n, p->keys, shape->shared ? NULL : p->values, error);
+        mka_status status = mka_held_rows(source, &from->device_ops, at, n, p->keys, shape->shared ? NULL : p->values, error);
         if (status) return status;
         s->ops.rope(&s->ops, n, shape->kv_heads, rope->pairs, rope->neighbours, p->keys + latent, width, shape->key_dim,
                     p->cosine, p->sine);
-        mka_local_store(&to->local, &s->ops, position, n, p->keys, width, p->values, shape->kv_heads * shape->value_dim);
-        if (settles) mka_tiers_settle(to, &s->ops, position + n);
+        mka_tiers_store(to, ops, position, n, p->keys, width, p->values, shape->kv_heads * shape->value_dim);
+        if (settles) mka_tiers_settle(to, ops, position + n);
         if (s->tiered && (status = mka_tiers_failure(&s->tiers, error)) != MKA_OK) return status;
     }
     return MKA_OK;
@@ -104,8 +106,7 @@ static mka_status check(const mka_session *s, const mka_session *from, int first
     if (from->length - first > s->options.context - s->length)
         return mka_fail(error, MKA_CONTEXT_FULL, "%d tokens do not fit: %d of the context's %d are taken", from->length - first,
                         s->length, s->options.context);
-    mka_status status = mka_session_check_here(from, error);
-    return status ? status : mka_session_check_here(s, error);
+    return MKA_OK;
 }
 
 mka_status mka_session_append(mka_session *s, mka_session *from, int first, mka_error *error) {
@@ -115,6 +116,8 @@ mka_status mka_session_append(mka_session *s, mka_session *from, int first, mka_
     if (status) return status;
     status = make_piece(s, &p, error);
     for (int i = 0; i < s->model->sizes.layers && !status; i++) status = append_layer(s, from, i, first, &p, error);
+    if (!status) status = mka_forward_settle(from, error);
+    if (!status) status = mka_forward_settle(s, error);
     free_piece(&p);
     if (status) {
         mka_session_take_back(s);

@@ -56,6 +56,7 @@ typedef struct parts {
     head head;
     uint64_t *chain;        /* [length / LINK] */
     mka_tiers_state *tiers; /* [head.caches] */
+    mka_stored *stored;     /* [head.caches] */
     mka_session_bank_head bank;
     mka_region *regions;
     size_t count;
@@ -64,6 +65,7 @@ typedef struct parts {
 static void free_parts(parts *p) {
     free(p->chain);
     free(p->tiers);
+    free(p->stored);
     free(p->regions);
 }
 
@@ -71,8 +73,11 @@ static mka_status make_parts(parts *p, mka_error *error) {
     size_t links = (size_t)p->head.length / LINK, caches = (size_t)p->head.caches, layers = (size_t)p->head.layers;
     p->chain = calloc(links + 1, sizeof *p->chain);
     p->tiers = calloc(caches + 1, sizeof *p->tiers);
+    p->stored = calloc(caches + 1, sizeof *p->stored);
     p->regions = calloc(caches * MKA_STORED_REGIONS + layers * MKA_BANK_REGIONS + OWN_REGIONS, sizeof *p->regions);
-    return p->chain && p->tiers && p->regions ? MKA_OK : mka_fail(error, MKA_NO_MEMORY, "no memory for the regions of a session");
+    return p->chain && p->tiers && p->stored && p->regions
+               ? MKA_OK
+               : mka_fail(error, MKA_NO_MEMORY, "no memory for the regions of a session");
 }
 
 static void add(parts *p, const char *name, const void *bytes, size_t size) {
@@ -80,11 +85,13 @@ static void add(parts *p, const char *name, const void *bytes, size_t size) {
 }
 
 static void add_caches(parts *p, mka_session *s) {
+    size_t cache = 0;
     for (int i = 0; i < p->head.layers; i++)
-        for (int j = 0; j < s->layers[i].caches; j++) {
+        for (int j = 0; j < s->layers[i].caches; j++, cache++) {
             char name[24];
             snprintf(name, sizeof name, "%d.%d", i, j);
-            p->count += mka_stored_regions(&s->layers[i].cache[j], p->head.length, name, p->regions + p->count);
+            p->count += mka_stored_regions(&s->layers[i].cache[j], &p->tiers[cache], p->head.length, name, &p->stored[cache],
+                                           p->regions + p->count);
         }
 }
 
@@ -95,10 +102,20 @@ static void add_timeline(parts *p, mka_session *s) {
     if (s->recurrent) add(p, "summaries", s->summaries, (size_t)p->head.layers * (size_t)s->model->sizes.width * sizeof(float));
 }
 
+/* Summaries of layers on a device, from there or to it. */
+static void move_summaries(mka_session *s, int there) {
+    size_t width = (size_t)s->model->sizes.width;
+    for (int i = 0; s->recurrent && i < s->offloaded; i++) {
+        mka_ops *ops = mka_session_ops(s, i);
+        (there ? ops->put : ops->get)(ops, s->summaries + (size_t)i * width, width * sizeof *s->summaries);
+    }
+}
+
 mka_status mka_session_save(mka_session *s, const char *path, mka_error *error) {
     parts p = {.head = head_of(s)};
-    mka_status status = mka_session_check_here(s, error);
-    if (!status) status = make_parts(&p, error);
+    mka_status status = make_parts(&p, error);
+    move_summaries(s, 0);
+    if (!status) status = mka_forward_settle(s, error);
     if (!status) {
         int cache = 0;
         make_chain(s->tokens, (size_t)s->length / LINK, p.chain);
@@ -112,6 +129,7 @@ mka_status mka_session_save(mka_session *s, const char *path, mka_error *error) 
         add_caches(&p, s);
         p.count += mka_session_bank_save(s, &p.bank, p.regions + p.count);
         status = mka_snapshot_save(s->ops.pool, path, "session", mka_model_fingerprint(s->model), p.regions, p.count, error);
+        if (status) mka_forward_settle(s, NULL); /* a device's failure has been told */
     }
     free_parts(&p);
     return status;
@@ -209,7 +227,7 @@ static mka_status set_states(mka_session *s, const parts *p, const char *path, m
     int cache = 0;
     for (int i = 0; i < p->head.layers; i++)
         for (int j = 0; j < s->layers[i].caches; j++)
-            if (!mka_tiers_set_state(&s->layers[i].cache[j], p->head.length, &p->tiers[cache++]))
+            if (!mka_tiers_set_state(&s->layers[i].cache[j], mka_session_ops(s, i), p->head.length, &p->tiers[cache++]))
                 return mka_fail(error, MKA_BAD_FILE, "%s: region 'tiers': layer %d cannot be in such a state", path, i);
     return MKA_OK;
 }
@@ -219,6 +237,16 @@ static mka_status check_timeline(const mka_session *s, const parts *p, const cha
         if (s->tokens[i] < -1 || s->tokens[i] >= s->model->embedding.rows)
             return mka_fail(error, MKA_BAD_FILE, "%s: region 'tokens': %d is no token", path, s->tokens[i]);
     return MKA_OK;
+}
+
+/* What a device has of what was read goes there. */
+static mka_status fill_device(mka_session *s, mka_error *error) {
+    move_summaries(s, 1);
+    for (int i = 0; i < s->model->sizes.layers; i++)
+        for (int j = 0; j < s->layers[i].caches; j++) mka_tiers_filled(&s->layers[i].cache[j]);
+    mka_status status = s->tiered ? mka_tiers_failure(&s->tiers, error) : MKA_OK,
+               there = mka_forward_settle(s, status ? NULL : error);
+    return status ? status : there;
 }
 
 /* The session is empty at first; it is to be emptied again when this fails. */
@@ -233,14 +261,14 @@ static mka_status load_content(mka_session *s, mka_snapshot *snapshot, parts *p,
     add_caches(p, s);
     p->count += mka_session_bank_regions(s, p->regions + p->count);
     status = mka_snapshot_read(snapshot, s->ops.pool, p->regions, p->count, error);
-    return status ? status : check_timeline(s, p, path, error);
+    if (!status) status = check_timeline(s, p, path, error);
+    return status ? status : fill_device(s, error);
 }
 
 mka_status mka_session_load(mka_session *s, const char *path, mka_error *error) {
     mka_snapshot *snapshot = NULL;
     parts p = {.head = {.length = 0}};
-    mka_status status = mka_session_check_here(s, error);
-    if (!status) status = open_fitting(s, path, &snapshot, &p.head, error);
+    mka_status status = open_fitting(s, path, &snapshot, &p.head, error);
     if (!status && p.head.length > s->options.context)
         status = mka_fail(error, MKA_BAD_ARGUMENT, "%s: it holds %d tokens, but this session's context has room for %d", path,
                           p.head.length, s->options.context);
@@ -249,7 +277,10 @@ mka_status mka_session_load(mka_session *s, const char *path, mka_error *error) 
         status = load_content(s, snapshot, &p, path, error);
         mka_session_bank_finish(s, status != MKA_OK);
         s->length = p.head.length;
-        if (status) mka_session_truncate(s, 0, NULL);
+        if (status) {
+            mka_forward_settle(s, NULL);
+            mka_session_truncate(s, 0, NULL);
+        }
     }
     free_parts(&p);
     mka_snapshot_close(snapshot);

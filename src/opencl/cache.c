@@ -190,6 +190,7 @@ void mka_device_cache_forget(mka_device_cache *c, int from, int to, int length) 
     int gone = to - from - c->base, count = length - to;
     const int pitch[2] = {c->capacity, c->capacity};
     if (gone <= 0) return;
+    c->gap = from;
     pthread_mutex_lock(&d->lock);
     for (int done = 0; done < count && d->failure.status == MKA_OK; done += gone) {
         int piece = count - done < gone ? count - done : gone, at = from + done;
@@ -299,7 +300,7 @@ static void device_rows(mka_ops *ops, mka_device_cache *cache, int values, int h
     mka_cl_int(&c, values);
     mka_cl_int(&c, cache->capacity);
     mka_cl_int(&c, head);
-    mka_cl_int(&c, first - cache->base);
+    mka_cl_int(&c, mka_cl_slot(cache, first));
     mka_cl_buffer(&c, p->buffer, 0);
     mka_cl_long(&c, p->scales_at);
     mka_cl_out(&c, out, (size_t)count, (size_t)p->dim, (size_t)ld);

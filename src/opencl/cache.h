@@ -22,6 +22,7 @@ struct mka_device_cache {
     mka_device_cache_shape shape;
     int capacity;              /* slots of a head */
     int base;                  /* tokens that were forgotten: those behind them are in slots that many before their positions */
+    int gap;                   /* where they began */
     mka_cl_plane keys, values; /* shared: values are keys' */
     /* The newest tokens of keys or values in four bits, once more in 16 bits (memory/near.h): a ring, twice */
     int ring; /* tokens; 0: none */
@@ -47,6 +48,11 @@ int mka_cl_attend_far(mka_ops *ops, const mka_attend_job *job, int shift, int be
 int mka_cl_attend_near(mka_ops *ops, const mka_attend_job *job, int begin, int end, int first);
 /* Floats of scratch that either takes. */
 size_t mka_cl_decode_partial(const mka_device *device, const struct mka_ops_limits *limits);
+
+/* The slot of a token of the cache. */
+static inline int mka_cl_slot(const mka_device_cache *cache, int token) {
+    return token < cache->gap ? token : token - cache->base;
+}
 
 /* Attention of a job as states of its splits, [splits][n heads][2 + value_dim] floats from scratch's beginning on; returns how
  * many. The caller holds the lock. attend.c */

@@ -84,6 +84,33 @@ void mka_device_cache_forget(mka_device_cache *cache, int from, int to, int leng
     (void)cache, (void)from, (void)to, (void)length;
 }
 
+mka_device_rows mka_device_cache_rows(const mka_device_cache *cache, mka_device_plane plane) {
+    (void)cache, (void)plane;
+    return (mka_device_rows){.numbers = 0};
+}
+
+mka_status mka_device_cache_read(mka_device_cache *cache, mka_device_plane plane, int head, int first, int count, void *numbers,
+                                 void *scales, mka_error *error) {
+    (void)cache, (void)plane, (void)head, (void)first, (void)count, (void)numbers, (void)scales;
+    return mka_fail(error, MKA_UNSUPPORTED, "%s", why);
+}
+
+mka_status mka_device_cache_write(mka_device_cache *cache, mka_device_plane plane, int head, int first, int count,
+                                  const void *numbers, const void *scales, mka_error *error) {
+    (void)cache, (void)plane, (void)head, (void)first, (void)count, (void)numbers, (void)scales;
+    return mka_fail(error, MKA_UNSUPPORTED, "%s", why);
+}
+
+int mka_device_cache_ring(const mka_device_cache *cache, int *held) {
+    (void)cache;
+    *held = 0;
+    return 0;
+}
+
+void mka_device_cache_restore(mka_device_cache *cache, int from, int gone, int held) {
+    (void)cache, (void)from, (void)gone, (void)held;
+}
+
 mka_status mka_device_cache_grow(mka_device_cache *cache, int capacity, int length, mka_error *error) {
     (void)cache, (void)capacity, (void)length;
     return mka_fail(error, MKA_UNSUPPORTED, "%s", why);

@@ -55,6 +55,31 @@ void mka_device_cache_truncate(mka_device_cache *cache, int length);
 /* Tokens from..to - 1 are forgotten, of length; those behind them move to their places, so that the cache needs room for what is
  * left alone. from is the same at every call until the cache is truncated to nothing; both are multiples of 64. */
 void mka_device_cache_forget(mka_device_cache *cache, int from, int to, int length);
+/* The rows of a cache, as they lie there: a head's, one token after the other, in planes of numbers and of scales (the parts that
+ * simd/cache.h takes slots apart into, numbers padded with zeros). Those of the ring are the newest tokens of a cache in four
+ * bits once more in 16 bits (src/memory/near.h). */
+typedef enum mka_device_plane {
+    MKA_DEVICE_KEYS,
+    MKA_DEVICE_VALUES,
+    MKA_DEVICE_NEAR_KEYS,
+    MKA_DEVICE_NEAR_VALUES
+} mka_device_plane;
+typedef struct mka_device_rows {
+    mka_type type;
+    size_t numbers, scales; /* bytes of a token */
+} mka_device_rows;
+mka_device_rows mka_device_cache_rows(const mka_device_cache *cache, mka_device_plane plane);
+/* count tokens of a head from position first on, all of them on one side of those forgotten, to or from memory. What was queued
+ * before is done first. A failure is the device's too. */
+mka_status mka_device_cache_read(mka_device_cache *cache, mka_device_plane plane, int head, int first, int count, void *numbers,
+                                 void *scales, mka_error *error);
+mka_status mka_device_cache_write(mka_device_cache *cache, mka_device_plane plane, int head, int first, int count,
+                                  const void *numbers, const void *scales, mka_error *error);
+/* Returns 0 for a cache without a ring; else held is the first token that is there. */
+int mka_device_cache_ring(const mka_device_cache *cache, int *held);
+/* An empty cache is about to be filled by writes: gone tokens from `from` on have been forgotten, and those before held are not
+ * in the ring. */
+void mka_device_cache_restore(mka_device_cache *cache, int from, int gone, int held);
 /* Makes room for capacity tokens, of which length are there. MKA_NO_MEMORY: it stays as it is. */
 mka_status mka_device_cache_grow(mka_device_cache *cache, int capacity, int length, mka_error *error);
 
