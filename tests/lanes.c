@@ -192,6 +192,21 @@ BUILTIN(float, lanes_log2, "_Z11native_log2f", float x) {
 BUILTIN(float, lanes_sqrt, "_Z4sqrtf", float x) {
     return sqrtf(x);
 }
+BUILTIN(float, lanes_exp, "_Z3expf", float x) {
+    return expf(x);
+}
+BUILTIN(float, lanes_tanh, "_Z4tanhf", float x) {
+    return tanhf(x);
+}
+BUILTIN(float, lanes_fabs, "_Z4fabsf", float x) {
+    return fabsf(x);
+}
+BUILTIN(float, lanes_rint, "_Z4rintf", float x) {
+    return rintf(x);
+}
+BUILTIN(float, lanes_load_half, "_Z10vload_halfmPU8CLglobalKDh", size_t at, const unsigned short *from) {
+    return lanes_half(from[at]);
+}
 BUILTIN(float, lanes_fmax, "_Z4fmaxff", float x, float y) {
     return fmaxf(x, y);
 }

@@ -47,6 +47,10 @@ static inline void load(global const uchar *from, int bytes, uint *to) {
     lanes_check((ulong)from, bytes);
     for (int i = 0; i < bytes / 4; i++) to[i] = ((global const uint *)from)[i];
 }
+static inline float fresh(global const float *from) {
+    lanes_check((ulong)from, 4);
+    return *from;
+}
 static inline float4 fresh4(global const float *from) {
     lanes_check((ulong)from, 16);
     return *(global const float4 *)from;
@@ -66,6 +70,36 @@ static inline int arrive(global uint *arrived, uint groups, local uint *last) {
     }
     barrier(CLK_GLOBAL_MEM_FENCE);
     return *last;
+}
+/* One group is all there are; copies are there at once. */
+static inline void come(global uint *came) {
+    ++*came;
+}
+static inline uint all_came(global const uint *came, uint groups, ulong patience) {
+    return *came == groups;
+}
+static inline void in_vain(global uint *where, int told) {
+    *where = 1;
+}
+static inline void ask_for(global const uchar *from) {
+    lanes_check((ulong)from, 4);
+}
+static inline void stream16(local uchar *to, global const uchar *from) {
+    lanes_check((ulong)from, 16);
+    *(local uint4 *)to = *(global const uint4 *)from;
+}
+static inline void stream16_or_zeros(local uchar *to, global const uchar *from, int there) {
+    if (there)
+        stream16(to, from);
+    else
+        *(local uint4 *)to = 0;
+}
+static inline void end_copies(void) {
+}
+static inline void wait_copies(const int pending) {
+}
+static inline uint half_bits(float x) {
+    return lanes_pair(x, 0) & 0xffff;
 }
 static inline uint sub2(uint a, uint b) {
     return lanes_sub2(a, b);

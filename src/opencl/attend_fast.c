@@ -4,11 +4,12 @@
 #include "cache.h"
 
 enum {
-    MOST_ROWS = 16,     /* of decoding's tile */
-    MOST_TOKENS = 8,    /* each count is a kernel of its own */
-    MOST_SPLITS = 160,  /* as attend_decode_nv.cl has it */
-    LEAST_SPLIT = 128,  /* keys */
-    DECODE_ITEMS = 256, /* a group's, as the prefill's on the matrix unit */
+    MOST_ROWS = 16,            /* of decoding's tile */
+    MOST_TOKENS = 8,           /* each count is a kernel of its own */
+    MOST_SPLITS = 160,         /* as attend_decode_nv.cl has it */
+    LEAST_SPLIT = 128,         /* keys */
+    MOST_CHAIN_KEYS = 1 << 13, /* of a link of a chain; a launch of its own reads more of them faster */
+    DECODE_ITEMS = 256,        /* a group's, as the prefill's on the matrix unit */
     PLAIN_ITEMS = 128,
     NV_QUERIES = 128, /* of a group */
     PLAIN_QUERIES = 64,
@@ -93,15 +94,75 @@ static void output(mka_cl_call *c, const mka_attend_job *job) {
     mka_cl_out(c, job->out, (size_t)job->n * (size_t)job->heads, width, width);
 }
 
+int mka_cl_attend_turns(const mka_ops *ops, const mka_cl_turn *t) {
+    const mka_device_cache *c = t->cache;
+    const mka_rotation *r = &t->rotation;
+    const mka_mirror *m = ops->mirror;
+    if (t->n != 1 || !t->has_rotation || !r->q || c->base || c->ring || !known_to_nv(ops, c)) return 0;
+    if (r->heads > 8 * c->shape.kv_heads) return 0;
+    if (r->pairs && (!mka_cl_mirrored(m, r->cosine) || !mka_cl_mirrored(m, r->sine))) return 0;
+    return mka_cl_mirrored(m, r->q) && mka_cl_mirrored(m, t->keys) && mka_cl_mirrored(m, t->values);
+}
+
+/* Cuts keys begin..end - 1 into splits of a head. */
+static int split(const mka_device *d, const mka_attend_job *job, int begin, int end, int *split_keys) {
+    int keys = end - begin, splits = (int)decode_splits(d, job->kv_heads), most = (keys + LEAST_SPLIT - 1) / LEAST_SPLIT;
+    if (splits > most) splits = most;
+    *split_keys = mka_pad((keys + splits - 1) / splits, 32);
+    return (keys + *split_keys - 1) / *split_keys;
+}
+
+/* A token's attention as a link of a chain (chain_nv.cl), which turns and stores the token first; 0: it has no place there. */
+static int chain_attend(mka_ops *ops, const mka_attend_job *job, int begin, int end) {
+    mka_mirror *m = ops->mirror;
+    mka_device_cache *c = job->device;
+    const mka_cl_turn *t = &m->chain.turn;
+    const mka_rotation *r = &t->rotation;
+    int dim = c->shape.key_dim, split_keys, splits = split(m->device, job, begin, end, &split_keys);
+    if (t->cache != c || t->first != job->first || end != job->first + 1 || r->q != job->q || r->heads != job->heads) return 0;
+    if (end - begin > MOST_CHAIN_KEYS || !mka_cl_mirrored(m, job->out)) return 0;
+    mka_cl_link *l = mka_cl_chain_attend(m, c->shape.key_type, dim, job->heads / job->kv_heads);
+    if (!l) return 0;
+    const uint64_t places[] = {mka_cl_chain_operand(m, r->q),
+                               mka_cl_chain_operand(m, t->keys),
+                               mka_cl_chain_operand(m, t->values),
+                               mka_cl_chain_operand(m, r->cosine),
+                               mka_cl_chain_operand(m, r->sine),
+                               mka_cl_chain_vector(m, r->q_norm, dim),
+                               mka_cl_chain_vector(m, r->k_norm, dim),
+                               mka_cl_chain_place(m, c->keys.buffer, 0),
+                               mka_cl_chain_place(m, c->keys.buffer, c->keys.scales_at),
+                               mka_cl_chain_place(m, c->values.buffer, 0),
+                               mka_cl_chain_place(m, c->values.buffer, c->values.scales_at),
+                               mka_cl_chain_place(m, m->scratch, 0),
+                               mka_cl_chain_place(m, m->scratch, m->parts.counters * sizeof(float)),
+                               mka_cl_chain_operand(m, job->out)};
+    const int numbers[] = {1,
+                           r->neighbours ? MKA_CL_PAIRS : 0,
+                           r->pairs,
+                           c->capacity,
+                           job->first,
+                           begin,
+                           end,
+                           job->window,
+                           splits,
+                           split_keys,
+                           job->kv_heads};
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) l->at[i] = places[i];
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) l->n[i] = numbers[i];
+    l->f[0] = r->eps;
+    l->f[1] = job->scale;
+    m->chain.turn.cache = NULL;
+    return 1;
+}
+
 /* Few queries over many keys; fused: the last group merges and out is finished, else the states of the splits stay in scratch,
  * from number first on, and there may be a gap. Returns the splits. */
 static int decode(mka_ops *ops, const mka_attend_job *job, const rows *r, cl_kernel *kept, int begin, int end, int fused,
                   int first) {
     mka_mirror *m = ops->mirror;
-    int keys = end - begin, splits = (int)decode_splits(m->device, job->kv_heads), most = (keys + LEAST_SPLIT - 1) / LEAST_SPLIT;
-    if (splits > most) splits = most;
-    int split_keys = mka_pad((keys + splits - 1) / splits, 32);
-    splits = (keys + split_keys - 1) / split_keys;
+    int split_keys, splits = split(m->device, job, begin, end, &split_keys);
+    if (fused && chain_attend(ops, job, begin, end)) return splits;
     cl_kernel kernel = kernel_of(job, r, kept, "attend_decode_nv", fused ? "attend_decode_fused" : "attend_decode",
                                  fused ? "-DFUSED=1" : "-DGAP=1");
     if (!kernel) return splits;

@@ -151,6 +151,9 @@ mka_status mka_device_cache_create(mka_device *device, const mka_device_cache_sh
 
 void mka_device_cache_destroy(mka_device_cache *c) {
     if (!c) return;
+    pthread_mutex_lock(&c->device->lock);
+    mka_cl_chain_end(c->device);
+    pthread_mutex_unlock(&c->device->lock);
     clFinish(c->device->queue);
     mka_cl_give(c->device, c->keys.buffer);
     if (!c->shape.shared) mka_cl_give(c->device, c->values.buffer);
@@ -192,6 +195,7 @@ void mka_device_cache_forget(mka_device_cache *c, int from, int to, int length) 
     if (gone <= 0) return;
     c->gap = from;
     pthread_mutex_lock(&d->lock);
+    mka_cl_chain_end(d);
     for (int done = 0; done < count && d->failure.status == MKA_OK; done += gone) {
         int piece = count - done < gone ? count - done : gone, at = from + done;
         cl_int code = copy_plane(d, &c->keys, &c->keys, at + gone, at, piece, pitch, c->shape.kv_heads);
@@ -225,6 +229,7 @@ mka_status mka_device_cache_grow(mka_device_cache *c, int capacity, int length, 
     more.keys.buffer = more.values.buffer = NULL;
     size_t slots = (size_t)c->shape.kv_heads * (size_t)more.capacity;
     pthread_mutex_lock(&d->lock);
+    mka_cl_chain_end(d);
     mka_status status = open_plane(d, &more.keys, slots, "a layer's keys", error);
     if (!status && !c->shape.shared) status = open_plane(d, &more.values, slots, "a layer's values", error);
     if (!status) {
@@ -265,33 +270,46 @@ static void turn_arguments(mka_cl_call *c, const mka_rotation *turn, int n, int 
     mka_cl_vector(c, t->k_norm, dim);
 }
 
-static void device_append(mka_ops *ops, mka_device_cache *cache, int first, int n, const mka_rotation *turn, const float *keys,
-                          int key_ld, const float *values, int value_ld) {
-    mka_mirror *m = ops->mirror;
+void mka_cl_append(mka_mirror *m, const mka_cl_turn *t) {
+    mka_device_cache *cache = t->cache;
     const mka_device_cache_shape *s = &cache->shape;
-    size_t kv_heads = (size_t)s->kv_heads, dim = (size_t)s->key_dim, heads = turn && turn->q ? (size_t)turn->heads : 0;
+    const mka_rotation *turn = t->has_rotation ? &t->rotation : NULL;
+    size_t n = (size_t)t->n, kv_heads = (size_t)s->kv_heads, dim = (size_t)s->key_dim;
+    size_t heads = turn && turn->q ? (size_t)turn->heads : 0;
     mka_cl_call c = mka_cl_begin(m, cache->append, "append");
     /* the ring's slots are each written once */
-    const int numbers[] = {(int)heads, s->kv_heads, cache->capacity, cache->base, first, first + n - cache->ring};
+    const int numbers[] = {(int)heads, s->kv_heads, cache->capacity, cache->base, t->first, t->first + t->n - cache->ring};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) mka_cl_int(&c, numbers[i]);
     if (heads)
-        mka_cl_both(&c, turn->q, (size_t)n, heads * dim, heads * dim);
+        mka_cl_both(&c, turn->q, n, heads * dim, heads * dim);
     else
         mka_cl_buffer(&c, m->scratch, 0);
-    mka_cl_in(&c, keys, (size_t)n, kv_heads * dim, (size_t)key_ld);
-    mka_cl_int(&c, key_ld);
+    mka_cl_in(&c, t->keys, n, kv_heads * dim, (size_t)t->key_ld);
+    mka_cl_int(&c, t->key_ld);
     if (s->shared)
         mka_cl_buffer(&c, m->scratch, 0);
     else
-        mka_cl_in(&c, values, (size_t)n, kv_heads * (size_t)s->value_dim, (size_t)value_ld);
-    mka_cl_int(&c, value_ld);
-    turn_arguments(&c, turn, n, s->key_dim);
+        mka_cl_in(&c, t->values, n, kv_heads * (size_t)s->value_dim, (size_t)t->value_ld);
+    mka_cl_int(&c, t->value_ld);
+    turn_arguments(&c, turn, t->n, s->key_dim);
     plane(&c, &cache->keys);
     plane(&c, &cache->values);
     plane(&c, &cache->near_keys);
     plane(&c, &cache->near_values);
-    mka_cl_run(&c, (size_t)m->device->lanes, (size_t)n, heads + kv_heads * (s->shared ? 1 : 2), 1);
-    if (cache->ring && cache->held < first + n - cache->ring) cache->held = first + n - cache->ring;
+    mka_cl_run(&c, (size_t)m->device->lanes, n, heads + kv_heads * (s->shared ? 1 : 2), 1);
+    if (cache->ring && cache->held < t->first + t->n - cache->ring) cache->held = t->first + t->n - cache->ring;
+}
+
+static void device_append(mka_ops *ops, mka_device_cache *cache, int first, int n, const mka_rotation *turn, const float *keys,
+                          int key_ld, const float *values, int value_ld) {
+    mka_mirror *m = ops->mirror;
+    mka_cl_turn t = {
+        .cache = cache, .first = first, .n = n, .keys = keys, .values = values, .key_ld = key_ld, .value_ld = value_ld};
+    t.has_rotation = turn != NULL;
+    if (turn) t.rotation = *turn;
+    pthread_mutex_lock(&m->device->lock);
+    if (!mka_cl_attend_turns(ops, &t) || !mka_cl_chain_turn(m, &t)) mka_cl_append(m, &t);
+    pthread_mutex_unlock(&m->device->lock);
 }
 
 static void device_rows(mka_ops *ops, mka_device_cache *cache, int values, int head, int first, int count, float *out, int ld) {

@@ -54,6 +54,11 @@ static inline int mka_cl_slot(const mka_device_cache *cache, int token) {
     return token < cache->gap ? token : token - cache->base;
 }
 
+/* Stores tokens as a command of its own. cache.c */
+void mka_cl_append(mka_mirror *mirror, const mka_cl_turn *turn);
+/* Whether a token's keys, values and queries may be turned and stored by the attention over the cache. attend_fast.c */
+int mka_cl_attend_turns(const mka_ops *ops, const mka_cl_turn *turn);
+
 /* Attention of a job as states of its splits, [splits][n heads][2 + value_dim] floats from scratch's beginning on; returns how
  * many. The caller holds the lock. attend.c */
 int mka_cl_attend_states(mka_ops *ops, const mka_attend_job *job);

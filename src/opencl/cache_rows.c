@@ -25,6 +25,7 @@ void mka_device_cache_restore(mka_device_cache *c, int from, int gone, int held)
 
 /* One way or the other; the caller holds the lock. */
 static void move_bytes(mka_device *d, cl_mem buffer, size_t at, size_t bytes, void *memory, int up) {
+    mka_cl_chain_end(d);
     if (bytes == 0 || d->failure.status != MKA_OK) return;
     double begin = mka_cl_now();
     cl_int code = up ? clEnqueueWriteBuffer(d->queue, buffer, CL_TRUE, at, bytes, memory, 0, NULL, mka_cl_time(d, MKA_CL_UP))

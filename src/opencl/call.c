@@ -5,6 +5,7 @@
 
 mka_cl_call mka_cl_begin(mka_mirror *m, cl_kernel kernel, const char *name) {
     pthread_mutex_lock(&m->device->lock);
+    mka_cl_chain_end(m->device);
     return (mka_cl_call){.mirror = m, .kernel = kernel, .name = name, .dead = m->device->failure.status != MKA_OK};
 }
 

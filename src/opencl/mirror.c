@@ -31,6 +31,7 @@ static void device_get(mka_ops *ops, const void *operand, size_t bytes) {
     size_t at;
     if (!bytes || !inside(m, operand, bytes, &at)) return;
     pthread_mutex_lock(&d->lock);
+    mka_cl_chain_end(d);
     if (d->failure.status == MKA_OK) {
         double begin = mka_cl_now();
         cl_int code = clEnqueueReadBuffer(d->queue, m->buffer, CL_TRUE, at, bytes, (void *)(uintptr_t)operand, 0, NULL,
@@ -47,6 +48,7 @@ static mka_status device_settle(mka_ops *ops, mka_error *error) {
     mka_device *d = ops->mirror->device;
     mka_status status = MKA_OK;
     pthread_mutex_lock(&d->lock);
+    mka_cl_chain_end(d);
     double begin = mka_cl_now();
     cl_int code = clFinish(d->queue);
     if (code != CL_SUCCESS) mka_cl_fail(d, code, "waiting for it");
@@ -100,7 +102,8 @@ mka_status mka_ops_device(mka_ops *ops, mka_ops *host, mka_residents *residents,
 }
 
 uint64_t mka_ops_device_scratch(const mka_ops *ops) {
-    return mka_cl_lay_out_scratch(ops->mirror->device, &ops->host->limits).floats * sizeof(float);
+    return mka_cl_lay_out_scratch(ops->mirror->device, &ops->host->limits).floats * sizeof(float) +
+           mka_cl_chain_bytes(ops->mirror->device);
 }
 
 /* Zeros. */
@@ -128,12 +131,15 @@ mka_status mka_ops_mirror(mka_ops *ops, const void *base, size_t bytes, mka_erro
     if (status) return status;
     m->base = base;
     m->bytes = bytes;
-    return MKA_OK;
+    return mka_cl_chain_open(m, error);
 }
 
 void mka_ops_device_end(mka_ops *ops) {
     mka_mirror *m = ops->mirror;
     if (!m) return;
+    pthread_mutex_lock(&m->device->lock);
+    mka_cl_chain_close(m);
+    pthread_mutex_unlock(&m->device->lock);
     clFinish(m->device->queue);
     mka_cl_post_close(m);
     mka_cl_give(m->device, m->buffer);

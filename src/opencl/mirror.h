@@ -38,6 +38,7 @@ struct mka_mirror {
     size_t staging_bytes[MKA_CL_OPERANDS];
     cl_mem scratch; /* of attention and products */
     mka_cl_post post;
+    mka_cl_chain chain;
     mka_cl_scratch parts;
     MKA_CL_ROWS(MKA_CL_FIELD)
     cl_kernel merge;
@@ -76,6 +77,7 @@ const mka_cl_product_shape *mka_cl_product_shape_of(mka_cl_product_kind which, m
 enum { MKA_CL_BAND = 16 }; /* rows of a block */
 /* Whether weights of the type lie in blocks on this device; whether those have minima beside scales. */
 int mka_cl_blocked(const mka_device *device, mka_type type);
+int mka_cl_blocked_type(mka_type type); /* on devices that have any there */
 int mka_cl_minima(mka_type type);
 /* Blocks side by side that 16 rows take, in bytes; and how many such bands rows are. */
 size_t mka_cl_band_bytes(mka_type type, int cols);

@@ -27,12 +27,14 @@ void mka_cl_post_close(mka_mirror *m) {
 
 void mka_cl_arrived(mka_mirror *m) {
     m->post.used = 0;
+    mka_cl_chain_idle(m);
 }
 
 cl_int mka_cl_send(mka_mirror *m, cl_mem buffer, size_t at, const void *bytes, size_t count) {
     mka_device *d = m->device;
     mka_cl_post *p = &m->post;
     cl_int code = CL_SUCCESS;
+    mka_cl_chain_end(d);
     double begin = mka_cl_now();
     int wait = !p->memory || count >= LARGE;
     if (!wait && ROOM - p->used < count) {

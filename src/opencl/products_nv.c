@@ -6,6 +6,10 @@
 
 enum { FEW = 8, TILE = 128, WARP = 32, PARTS = 3 }; /* as gemv_nv.cl and gemm_nv.cl have them */
 
+/* Bytes of a launch: with more, a kernel of its own reads them faster than a chain saves by having no launch. Measured on an H200
+ * with layers of 4 to 250 MB. */
+enum { MOST_CHAINED = 32 << 20 };
+
 static int sixteen_bits(mka_type type) {
     return type == MKA_F16 || type == MKA_BF16;
 }
@@ -77,8 +81,46 @@ static void part_arguments(mka_cl_call *c, const launch *l, int n, int number) {
     mka_cl_int(c, t->ldy);
 }
 
+static int flags_of(const launch *l) {
+    return (l->add ? MKA_CL_ADD : 0) | (l->gelu ? MKA_CL_GELU : 0) | (gated(l->kind) ? MKA_CL_GLU : 0) |
+           (l->norm->from ? MKA_CL_NORM : 0) | (l->halves ? MKA_CL_X16 : 0) | (l->kind == MKA_CL_NV_GLU_HALVES ? MKA_CL_Y16 : 0);
+}
+
+/* As a link of a chain (chain_nv.cl), of one row; 0: it has no place there. */
+static int chain_gemv(mka_ops *ops, const launch *l) {
+    mka_mirror *m = ops->mirror;
+    const part *first = l->part;
+    const float *x = l->norm->from ? l->norm->from : first->p->x;
+    int cols = first->r.cols;
+    size_t bytes = 0;
+    if (!m->chain.bytes || !mka_cl_mirrored(m, x)) return 0;
+    for (int i = 0; i < l->count; i++) {
+        if (!mka_cl_mirrored(m, l->part[i].y)) return 0;
+        bytes += (size_t)l->part[i].rows * l->part[i].r.row_bytes;
+    }
+    if (bytes > MOST_CHAINED) m->chain.never = 1;
+    mka_cl_link *link = mka_cl_chain_product(m, first->r.type, l->halves ? 0 : cols);
+    if (!link) return 0;
+    for (int i = 0; i < l->count; i++) {
+        const part *t = &l->part[i];
+        int there = i == 0 || !gated(l->kind);
+        link->at[i] = mka_cl_chain_place(m, t->r.buffer, row_place(m->device, &t->r, t->row));
+        link->at[3 + i] = mka_cl_chain_vector(m, there && t->p->bias ? t->p->bias + t->from : NULL, t->rows);
+        link->at[6 + i] = mka_cl_chain_operand(m, t->y + t->from);
+        link->n[2 + i] = there ? t->rows : 0;
+    }
+    link->at[9] = mka_cl_chain_operand(m, x);
+    link->at[10] = mka_cl_chain_vector(m, l->norm->from ? l->norm->w : NULL, cols);
+    link->n[1] = flags_of(l);
+    link->n[5] = cols;
+    link->n[6] = (int)first->r.row_bytes;
+    link->f[0] = l->norm->eps;
+    return 1;
+}
+
 /* The lock is held: the operations in between are one command. */
 static void run_gemv(mka_ops *ops, int n, const launch *l) {
+    if (n == 1 && chain_gemv(ops, l)) return;
     mka_mirror *m = ops->mirror;
     const part *first = l->part;
     const mka_product *p = first->p;

@@ -73,13 +73,9 @@ static const char *source_of(const char *file) {
     return "";
 }
 
-/* What comes before a file: NVIDIA's instructions where its name ends in _nv, else the stored types. */
-static const char *lead_of(const char *file) {
-    size_t length = strlen(file);
-    return source_of(length > 3 && !strcmp(file + length - 3, "_nv") ? "nv" : "common");
-}
+enum { PARTS = 4 };
 
-/* What the files of a family share, which comes next: FAMILY_nv before FAMILY_MORE_nv; "" where there is none. */
+/* What the files of a family share: FAMILY_nv before FAMILY_MORE_nv; "" where there is none. */
 static const char *family_of(const char *file) {
     char name[64];
     const char *end = strchr(file, '_');
@@ -88,9 +84,21 @@ static const char *family_of(const char *file) {
     return source_of(name);
 }
 
+/* A program's source: NVIDIA's instructions where the file's name ends in _nv, else the stored types; what it is made of besides;
+ * the file. */
+static void sources_of(const char *file, const char *parts[PARTS]) {
+    size_t length = strlen(file);
+    int chain = !strcmp(file, "chain_nv");
+    parts[0] = source_of(length > 3 && !strcmp(file + length - 3, "_nv") ? "nv" : "common");
+    parts[1] = chain ? source_of("gemv_nv") : family_of(file);
+    parts[2] = chain ? source_of("attend_decode_nv") : "";
+    parts[3] = source_of(file);
+}
+
 static void path_of(const mka_device *d, const char *file, const char *options, char *path, size_t room) {
-    const char *parts[] = {d->identity, file, options, lead_of(file), family_of(file), source_of(file)};
+    const char *parts[3 + PARTS] = {d->identity, file, options};
     XXH64_hash_t hash = 0;
+    sources_of(file, parts + 3);
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) hash = XXH3_64bits_withSeed(parts[i], strlen(parts[i]) + 1, hash);
     snprintf(path, room, "%s/%016llx.bin", d->programs.folder, (unsigned long long)hash);
 }
@@ -142,8 +150,8 @@ static void keep(mka_device *d, cl_program program, const char *path) {
     free(bytes);
 }
 
-/* A built program of what was kept, or NULL. */
-static cl_program load_kept(mka_device *d, const char *path) {
+/* A built program of what was kept, or NULL. What a driver gave may be far from what runs, and wants its options again. */
+static cl_program load_kept(mka_device *d, const char *path, const char *options) {
     size_t size = 0;
     cl_int code, each;
     const unsigned char *bytes = read_kept(path, &size);
@@ -151,7 +159,7 @@ static cl_program load_kept(mka_device *d, const char *path) {
     cl_program program = clCreateProgramWithBinary(d->context, 1, &d->id, &size, &bytes, &each, &code);
     free((void *)(uintptr_t)bytes);
     if (code != CL_SUCCESS) return NULL;
-    if (each == CL_SUCCESS && clBuildProgram(program, 1, &d->id, NULL, NULL, NULL) == CL_SUCCESS) return program;
+    if (each == CL_SUCCESS && clBuildProgram(program, 1, &d->id, options, NULL, NULL) == CL_SUCCESS) return program;
     clReleaseProgram(program);
     return NULL;
 }
@@ -179,11 +187,12 @@ static mka_status build(mka_device *d, const char *file, const char *options, cl
     cl_int code;
     if (d->programs.folder[0]) {
         path_of(d, file, options, path, sizeof path);
-        *program = load_kept(d, path);
+        *program = load_kept(d, path, options);
         if (*program) return MKA_OK;
     }
-    const char *parts[] = {lead_of(file), family_of(file), source_of(file)};
-    *program = clCreateProgramWithSource(d->context, sizeof parts / sizeof *parts, parts, NULL, &code);
+    const char *parts[PARTS];
+    sources_of(file, parts);
+    *program = clCreateProgramWithSource(d->context, PARTS, parts, NULL, &code);
     if (code != CL_SUCCESS)
         return mka_fail(error, MKA_UNSUPPORTED, "%s: its driver takes no source (%s)", d->info.name,
                         mka_cl_error_name(code, text));

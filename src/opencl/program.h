@@ -36,7 +36,7 @@ void mka_cl_programs_open(struct mka_device *device);
 void mka_cl_programs_close(mka_cl_programs *programs);
 
 /* The named kernel of kernels/FILE.cl, built after common.cl (files *_nv: after nv.cl, and FAMILY_MORE_nv after FAMILY_nv where
- * there is one) with these options (printf). The caller holds the device's lock.
+ * there is one, and chain_nv after those it is made of) with these options (printf). The caller holds the device's lock.
  * MKA_UNSUPPORTED: the driver refuses; the message has the beginning of its log, and all of it goes to the engine's. */
 mka_status mka_cl_kernel(struct mka_device *device, const char *file, const char *name, cl_kernel *kernel, mka_error *error,
                          const char *options, ...) MKA_PRINTF(6, 7);

@@ -7,8 +7,12 @@
 
 enum { BYTES8 = 1088, BYTES4 = 1152, BYTES4_MINIMA = 1280, SCALES_AT = 1024, MINIMA_AT = 1152 };
 
+int mka_cl_blocked_type(mka_type type) {
+    return type == MKA_Q8_0 || type == MKA_Q4_0 || type == MKA_Q4_1 || type == MKA_Q4_K;
+}
+
 int mka_cl_blocked(const mka_device *device, mka_type type) {
-    return device->blocked && (type == MKA_Q8_0 || type == MKA_Q4_0 || type == MKA_Q4_1 || type == MKA_Q4_K);
+    return device->blocked && mka_cl_blocked_type(type);
 }
 
 int mka_cl_minima(mka_type type) {

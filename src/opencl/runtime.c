@@ -71,8 +71,9 @@ void mka_cl_give(mka_device *device, cl_mem buffer) {
     size_t bytes = 0;
     if (!buffer) return;
     clGetMemObjectInfo(buffer, CL_MEM_SIZE, sizeof bytes, &bytes, NULL);
-    clReleaseMemObject(buffer);
     pthread_mutex_lock(&device->lock);
+    mka_cl_chain_forget(device, buffer);
+    clReleaseMemObject(buffer);
     device->usage.taken -= bytes;
     pthread_mutex_unlock(&device->lock);
 }
@@ -103,6 +104,7 @@ mka_status mka_device_profile(mka_device *d, int on, mka_error *error) {
     char text[24];
     cl_int code;
     pthread_mutex_lock(&d->lock);
+    mka_cl_chain_end(d);
     clFinish(d->queue);
     mka_cl_collect(d);
     cl_command_queue queue = clCreateCommandQueue(d->context, d->id, on ? CL_QUEUE_PROFILING_ENABLE : 0, &code);

@@ -10,6 +10,7 @@
 #include <CL/cl.h>
 #include <pthread.h>
 
+#include "chain.h"
 #include "ops/ops.h"
 #include "program.h"
 
@@ -54,6 +55,9 @@ struct mka_device {
     int recall_refused; /* 1: its compiler did not take recall_nv.cl, which was said */
     int blocked;        /* 1: weights of some types lie in blocks (repack.c); does not change once there are models */
     cl_kernel products[MKA_TYPE_LIMIT][MKA_CL_PRODUCT_KINDS]; /* NULL: not built yet */
+    struct mka_mirror *chained; /* whose chain is to be launched before anything else; NULL: nobody's */
+    mka_cl_chain_kernel chain_kernel[MKA_CL_CHAIN_KERNELS];
+    int chain_kernels;
     pthread_mutex_t lock;
     mka_cl_programs programs;
     mka_cl_times times;

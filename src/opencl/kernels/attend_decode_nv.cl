@@ -24,6 +24,18 @@
  * merge.
  */
 
+#if !defined(CHAIN) || defined(KEY_TYPE) /* a chain may be without attention */
+#if defined(CHAIN) && defined(UNIT_FUNCTIONS) /* what came before multiplied weights */
+#undef multiply
+#undef pair
+#if KEY_TYPE == 30
+#define multiply multiply_bf16
+#define pair     pair_bf16
+#else
+#define multiply multiply_f16
+#define pair     pair_f16
+#endif
+#endif
 #ifndef N
 #define N 1
 #endif
@@ -101,10 +113,12 @@ typedef struct {
 #define ROW_OF(token) ((token) + ((token) >= gap.x ? gap.y : 0))
 #define GAP_ARGUMENT  , uint2 gap
 #define GAP_PASSED    , (uint2)(gap_from, gap_rows)
+#define GAP_HANDED    , gap
 #else
 #define ROW_OF(token) (token)
 #define GAP_ARGUMENT
 #define GAP_PASSED
+#define GAP_HANDED
 #endif
 
 static inline void load_keys(global const uchar *keys, global const half *scales, uint first, uint last,
@@ -170,9 +184,15 @@ static inline uint value_dim(int i, uint g, int second) {
 #endif
 }
 
+#ifdef CHAIN /* chain_nv.cl turns them itself */
+#define QUERIES local
+#else
+#define QUERIES global
+#endif
+
 /* The queries as the operand of 8: b[n][step][2]. Row r is query head r % GROUP of token r / GROUP; tokens are ldq floats apart.
  */
-static inline void load_queries(global const float *q, size_t ldq, float scale, uint b[NT][MT][2]) {
+static inline void load_queries(QUERIES const float *q, size_t ldq, float scale, uint b[NT][MT][2]) {
     uint g = get_local_id(0) % 32 / 4, t = get_local_id(0) % 4;
 #pragma unroll
     for (int n = 0; n < NT; n++)
@@ -504,7 +524,11 @@ static inline void store(const local float *slots, const local float *weight, co
 
 /* All parts of this head -> out. As many loads as fit are under way at once: this is what every launch waits for at its end.
  * mz, inverse: local [splits][8 NT] and [8 NT]. */
+#ifdef CHAIN
+#define RUN 8 /* fewer registers */
+#else
 #define RUN 34
+#endif
 static inline void merge(uint splits, global const float *parts, global const float2 *parts_mz, uint heads, local float2 *mz,
                          local float *inverse, global float *out) {
     uint id = get_local_id(0), lane = id % 32;
@@ -575,6 +599,61 @@ static inline void mask(uint at, uint end, int first, int window, float (*s)[NT]
             }
 }
 
+/* One group's part: positions begin..end - 1, of which a row sees those up to its own and within the window. scales: of codes. q:
+ * the first token's, ldq floats before the next one's. */
+static inline void attend_keys(global const uchar *keys, global const half *key_scales, global const uchar *values,
+                               global const float *value_scales, uint begin, uint end, int first, int window,
+                               QUERIES const float *q, size_t ldq, float scale, state *a GAP_ARGUMENT) {
+    uint warp = get_local_id(0) / 32, last = end - 1;
+#pragma unroll
+    for (int n = 0; n < NT; n++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            a->m[n][i] = EMPTY;
+            a->z[n][i] = 0;
+#pragma unroll
+            for (int j = 0; j < MT; j++) a->o[n][j][i] = a->o[n][j][i + 2] = 0;
+            a->sums[n][i] = a->sums[n][i + 2] = 0;
+        }
+    const uint step = WARPS * 16 * SUB;
+    key_part k[SUB];
+    value_part v[SUB];
+    uint at = begin + warp * 16 * SUB;
+#pragma unroll
+    for (int u = 0; u < SUB; u++) load_keys(keys, key_scales, at + u * 16, last, &k[u] GAP_HANDED);
+#pragma unroll
+    for (int u = 0; u < SUB; u++) load_values(values, value_scales, at + u * 16, last, &v[u] GAP_HANDED);
+    uint queries[NT][MT][2];
+    load_queries(q, ldq, scale * LOG2E, queries);
+#if KEY_TYPE == 8
+    float sums[NT][GROUPS][2];
+    sum_queries(queries, sums);
+#endif
+    for (; at < end; at += step) {
+        float s[SUB][NT][4];
+        uint p[SUB][NT][2];
+#pragma unroll
+        for (int u = 0; u < SUB; u++)
+#if KEY_TYPE == 8
+            score(&k[u], queries, sums, s[u]);
+#else
+            score(&k[u], queries, s[u]);
+#endif
+#pragma unroll
+        for (int u = 0; u < SUB; u++) load_keys(keys, key_scales, at + step + u * 16, last, &k[u] GAP_HANDED);
+        if (at + SUB * 16 > end || (int)(at + SUB * 16) > first + 1 || (window && (int)at <= first + N - 1 - window))
+            mask(at, end, first, window, s);
+        weigh(a, s, v, p);
+#pragma unroll
+        for (int u = 0; u < SUB; u++) {
+            mix(&v[u], p[u], a->o, a->sums);
+            load_values(values, value_scales, at + step + u * 16, last, &v[u] GAP_HANDED);
+        }
+    }
+    finish(a);
+}
+
+#ifndef CHAIN
 /* q: float [n][heads][KEY_DIM], heads = kv_heads GROUP, tokens at positions first..first + n - 1 (n is N). keys, values: byte
  * offsets of [kv_heads][capacity] rows; key_scales_at: half [kv_heads][capacity][groups of 32], value_scales_at: float
  * [kv_heads][capacity], in the same buffers. Positions key_from..key_to - 1 are read, key_from + split * split_keys.. by split;
@@ -600,8 +679,7 @@ attend_decode(
 #endif
 ) {
     local float shared[LOCAL_FLOATS] __attribute__((aligned(16)));
-    uint head = get_group_id(1), split = get_group_id(0), warp = get_local_id(0) / 32;
-    uint heads = get_num_groups(1) * GROUP;
+    uint head = get_group_id(1), split = get_group_id(0), heads = get_num_groups(1) * GROUP;
     size_t before = (size_t)head * capacity;
     global const half *key_scales = 0;
     global const float *value_scales = 0;
@@ -612,53 +690,9 @@ attend_decode(
     keys += keys_at + before * ROW_BYTES;
     values += values_at + before * ROW_BYTES;
     state a;
-#pragma unroll
-    for (int n = 0; n < NT; n++)
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            a.m[n][i] = EMPTY;
-            a.z[n][i] = 0;
-#pragma unroll
-            for (int j = 0; j < MT; j++) a.o[n][j][i] = a.o[n][j][i + 2] = 0;
-            a.sums[n][i] = a.sums[n][i + 2] = 0;
-        }
-    uint begin = key_from + split * split_keys, end = min(begin + (uint)split_keys, (uint)key_to), last = end - 1;
-    const uint step = WARPS * 16 * SUB;
-    key_part k[SUB];
-    value_part v[SUB];
-    uint at = begin + warp * 16 * SUB;
-#pragma unroll
-    for (int u = 0; u < SUB; u++) load_keys(keys, key_scales, at + u * 16, last, &k[u] GAP_PASSED);
-#pragma unroll
-    for (int u = 0; u < SUB; u++) load_values(values, value_scales, at + u * 16, last, &v[u] GAP_PASSED);
-    uint queries[NT][MT][2];
-    load_queries(q + q_at + head * GROUP * KEY_DIM, heads * KEY_DIM, scale * LOG2E, queries);
-#if KEY_TYPE == 8
-    float sums[NT][GROUPS][2];
-    sum_queries(queries, sums);
-#endif
-    for (; at < end; at += step) {
-        float s[SUB][NT][4];
-        uint p[SUB][NT][2];
-#pragma unroll
-        for (int u = 0; u < SUB; u++)
-#if KEY_TYPE == 8
-            score(&k[u], queries, sums, s[u]);
-#else
-            score(&k[u], queries, s[u]);
-#endif
-#pragma unroll
-        for (int u = 0; u < SUB; u++) load_keys(keys, key_scales, at + step + u * 16, last, &k[u] GAP_PASSED);
-        if (at + SUB * 16 > end || (int)(at + SUB * 16) > first + 1 || (window && (int)at <= first + N - 1 - window))
-            mask(at, end, first, window, s);
-        weigh(&a, s, v, p);
-#pragma unroll
-        for (int u = 0; u < SUB; u++) {
-            mix(&v[u], p[u], a.o, a.sums);
-            load_values(values, value_scales, at + step + u * 16, last, &v[u] GAP_PASSED);
-        }
-    }
-    finish(&a);
+    uint begin = key_from + split * split_keys, end = min(begin + (uint)split_keys, (uint)key_to);
+    attend_keys(keys, key_scales, values, value_scales, begin, end, first, window, q + q_at + head * GROUP * KEY_DIM,
+                heads * KEY_DIM, scale, &a GAP_PASSED);
     join_warps(&a, shared);
     local float *weight = shared + HALF * SLOT;
     local float2 *mz = (local float2 *)(weight + HALF * 8 * NT);
@@ -680,3 +714,5 @@ attend_decode(
               (first_split + split) * ((size_t)N * heads * (VALUE_DIM + 2)));
 #endif
 }
+#endif
+#endif

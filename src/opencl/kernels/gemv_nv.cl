@@ -63,7 +63,7 @@
 #define BITS4       1
 #define BLOCK_BYTES (MINIMUM ? 1280 : 1152)
 #endif
-#define GROUPS (STEP / 32)
+#define RUNS (STEP / 32)
 typedef struct {
     uint row[WORDS];
 #ifdef BLOCK_BYTES
@@ -100,9 +100,9 @@ static inline void load_part(global const uchar *w, ulong row_bytes, uint rows, 
 }
 
 /* c += the part times the turn's activations b; sums: with MINIMUM, of the groups of columns 2t and 2t + 1. */
-static inline void apply(const part *p, uint b[GROUPS][2][2], float sums[GROUPS][2], float c[4]) {
+static inline void apply(const part *p, uint b[RUNS][2][2], float sums[RUNS][2], float c[4]) {
 #pragma unroll
-    for (int j = 0; j < GROUPS; j++) {
+    for (int j = 0; j < RUNS; j++) {
 #ifdef BLOCK_BYTES
         uint a[2][4];
 #pragma unroll
@@ -144,13 +144,18 @@ static inline void apply(const part *p, uint b[GROUPS][2][2], float sums[GROUPS]
     }
 }
 
-#define LIFT 0.03125f /* of activations */
+#define X_LIFT 0.03125f /* of activations */
+
+/* Two lifted activations as the unit takes them. */
+static inline uint x_pair(float x, float y) {
+    return pair(x, y);
+}
 
 /* This lane's activations of a turn: columns 8t.. of every 32, of the row that column g stands for. */
 #if NORM
-static inline void load_x(local const uint *x, uint b[GROUPS][2][2]) {
+static inline void load_x(local const uint *x, uint b[RUNS][2][2]) {
 #pragma unroll
-    for (int j = 0; j < GROUPS; j++) {
+    for (int j = 0; j < RUNS; j++) {
         uint4 four = *(local const uint4 *)(x + j * 16 + get_local_id(0) % 4 * 4);
         b[j][0][0] = four.x, b[j][0][1] = four.y, b[j][1][0] = four.z, b[j][1][1] = four.w;
     }
@@ -159,15 +164,15 @@ static inline void load_x(local const uint *x, uint b[GROUPS][2][2]) {
 /* The same as it comes from memory: floats, or with X16 halves. */
 typedef struct {
 #if X16
-    uint two[GROUPS][4];
+    uint two[RUNS][4];
 #else
-    float4 four[GROUPS][2];
+    float4 four[RUNS][2];
 #endif
 } x_part;
 
 static inline void fetch_x(global const float *x, ulong at, uint left, x_part *to) { /* left: columns that are there */
 #pragma unroll
-    for (int j = 0; j < GROUPS; j++) {
+    for (int j = 0; j < RUNS; j++) {
         uint k = j * 32 + get_local_id(0) % 4 * 8;
 #if X16
         to->two[j][0] = to->two[j][1] = to->two[j][2] = to->two[j][3] = 0;
@@ -185,25 +190,25 @@ static inline void fetch_x(global const float *x, ulong at, uint left, x_part *t
     }
 }
 
-static inline void load_x(const x_part *from, uint b[GROUPS][2][2]) {
+static inline void load_x(const x_part *from, uint b[RUNS][2][2]) {
 #pragma unroll
-    for (int j = 0; j < GROUPS; j++)
+    for (int j = 0; j < RUNS; j++)
 #pragma unroll
         for (int i = 0; i < 2; i++) {
 #if X16
             b[j][i][0] = from->two[j][2 * i], b[j][i][1] = from->two[j][2 * i + 1];
 #else
-            float4 v = from->four[j][i] * LIFT;
-            b[j][i][0] = pair(v.x, v.y), b[j][i][1] = pair(v.z, v.w);
+            float4 v = from->four[j][i] * X_LIFT;
+            b[j][i][0] = x_pair(v.x, v.y), b[j][i][1] = x_pair(v.z, v.w);
 #endif
         }
 }
 #endif
 
 #if MINIMUM
-static inline void sum_x(uint b[GROUPS][2][2], float sums[GROUPS][2]) {
+static inline void sum_x(uint b[RUNS][2][2], float sums[RUNS][2]) {
 #pragma unroll
-    for (int j = 0; j < GROUPS; j++) { /* ones on the side of 16 */
+    for (int j = 0; j < RUNS; j++) { /* ones on the side of 16 */
         float d[4] = {0, 0, 0, 0};
         multiply(d, 0x3c003c00u, 0x3c003c00u, 0x3c003c00u, 0x3c003c00u, b[j][0]);
         multiply(d, 0x3c003c00u, 0x3c003c00u, 0x3c003c00u, 0x3c003c00u, b[j][1]);
@@ -213,6 +218,12 @@ static inline void sum_x(uint b[GROUPS][2][2], float sums[GROUPS][2]) {
 }
 #endif
 
+static inline float activate(float x, int gelu) {
+    if (gelu) return 0.5f * x * (1 + tanh(0.797884561f * x * (1 + 0.044715f * x * x)));
+    return x / (1 + exp(-x));
+}
+
+#ifndef CHAIN /* chain_nv.cl has its own */
 #if NORM
 /* One row into local memory: x norm / 32 as pairs, [padded / 2]. Returns the sum of what this work-item squared. */
 static inline float stage(global const float *x, global const float *norm, uint cols, uint padded, local uint *to) {
@@ -233,21 +244,16 @@ static inline float stage(global const float *x, global const float *norm, uint 
         for (int k = 0; k < 4; k++) {
             uint i = first + k * step;
             sum += v[k].x * v[k].x + v[k].y * v[k].y + v[k].z * v[k].z + v[k].w * v[k].w;
-            v[k] *= f[k] * LIFT;
+            v[k] *= f[k] * X_LIFT;
             if (i < padded) {
-                to[i / 2] = pair(v[k].x, v[k].y);
-                to[i / 2 + 1] = pair(v[k].z, v[k].w);
+                to[i / 2] = x_pair(v[k].x, v[k].y);
+                to[i / 2 + 1] = x_pair(v[k].z, v[k].w);
             }
         }
     }
     return sum;
 }
 #endif
-
-static inline float activate(float x, int gelu) {
-    if (gelu) return 0.5f * x * (1 + tanh(0.797884561f * x * (1 + 0.044715f * x * x)));
-    return x / (1 + exp(-x));
-}
 
 #define MATRICES (1 + GLU)
 
@@ -267,7 +273,7 @@ static inline void load_turns(const band *b, global const uchar *w2, ulong row_b
                 load_part(m ? w2 : b->w, row_bytes, b->rows, turns, b->row, turn + u * WARPS, &p[u][m]);
 }
 
-#define PART(k)                                                                                                                  \
+#define ARGUMENTS(k)                                                                                                                  \
     global const uchar *w##k, ulong w##k##_at, int rows##k, global const float *bias##k, ulong bias##k##_at, global float *y##k, \
         ulong y##k##_at, int ldy##k
 
@@ -288,7 +294,7 @@ static inline void load_turns(const band *b, global const uchar *w2, ulong row_b
  * NORM, n (cols padded to 128, + 8) halves. Global size {groups * WARPS * 32}, groups up to the bands of all parts; fewer take
  * several. */
 kernel __attribute__((reqd_work_group_size(WARPS * 32, 1, 1))) void
-gemv(PART(0), PART(1), PART(2), int cols, ulong row_bytes, global const float *x, ulong x_at, int ldx, global const float *norm,
+gemv(ARGUMENTS(0), ARGUMENTS(1), ARGUMENTS(2), int cols, ulong row_bytes, global const float *x, ulong x_at, int ldx, global const float *norm,
      ulong norm_at, float eps, int n, int flags, local uint4 *staged) {
     local float swap[WARPS * 16 * 8 * MATRICES];
     local float squares[8 * WARPS];
@@ -326,8 +332,8 @@ gemv(PART(0), PART(1), PART(2), int cols, ulong row_bytes, global const float *x
 #pragma unroll
             for (int u = 0; u < UNROLL; u++)
                 if (now + u * WARPS < turns) {
-                    uint at = (now + u * WARPS) * STEP, of_x[GROUPS][2][2];
-                    float sums[GROUPS][2];
+                    uint at = (now + u * WARPS) * STEP, of_x[RUNS][2][2];
+                    float sums[RUNS][2];
 #if NORM
                     load_x(mine + at / 2, of_x);
 #else
@@ -367,7 +373,7 @@ gemv(PART(0), PART(1), PART(2), int cols, ulong row_bytes, global const float *x
         barrier(CLK_LOCAL_MEM_FENCE);
         for (uint i = id; i < 16 * n; i += WARPS * 32) {
             uint token = i / 16, j = done.row + i % 16;
-            float sum[MATRICES], unit = 1 / LIFT;
+            float sum[MATRICES], unit = 1 / X_LIFT;
 #if NORM
             float squared = 0;
             for (int k = 0; k < WARPS; k++) squared += squares[token * WARPS + k];
@@ -390,7 +396,7 @@ gemv(PART(0), PART(1), PART(2), int cols, ulong row_bytes, global const float *x
                 result = activate(result, flags & 2) * sum[1];
 #endif
 #if Y16
-                vstore_half(result * LIFT, at, (global half *)y);
+                vstore_half(result * X_LIFT, at, (global half *)y);
 #else
                 y[at] = flags & 1 ? y[at] + result : result;
 #endif
@@ -400,3 +406,4 @@ gemv(PART(0), PART(1), PART(2), int cols, ulong row_bytes, global const float *x
         barrier(CLK_LOCAL_MEM_FENCE);
     }
 }
+#endif
