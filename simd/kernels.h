@@ -116,9 +116,18 @@ typedef void mka_gemm_bf16_fn(int n, int rows, int k, const uint16_t *x, int ldx
  *   rows_score   s[i][t] = scale * q_i . row_t        q [r][d] dense; s [r] rows lds floats apart, nothing beyond n written
  *   rows_mix     acc_i += sum_t s[i][t] row_t         acc [r][d] dense
  *
- * Products and sums in float32: off by d/4 + 8 roundings of scale sum |q k|, and n + 4 of sum |s v|. */
+ * Products and sums in float32: off by d/4 + 8 roundings of scale sum |q k|, and n + 4 of sum |s v|. Where rows are Q8, a query
+ * row may be rounded to 16 bits for the scores: off by 2^-16 of its largest number times scale sum |k| too. */
 typedef void mka_rows_score_fn(int r, int d, int n, const float *q, const void *const *rows, float scale, float *s, int lds);
 typedef void mka_rows_mix_fn(int r, int d, int n, const float *s, int lds, const void *const *rows, float *acc);
+
+/* Which of a batch's tokens have a weight that counts in any of r rows. The batch is made of stretches: number k is tokens
+ * begins[k]..begins[k + 1] - 1, begins[0] = 0, and there are at most MKA_SIFT_MOST tokens. s [r] rows lds floats apart, readable
+ * up to a multiple of 16 tokens. Token t stays where some row has !(s[i][t] <= least[i]): kept gets the numbers of those that do,
+ * in order, their weights move to the front of s, and their count is returned. left[i][k] = sum of the others' weights in stretch
+ * k; left [r] rows MKA_SIFT_MOST apart. */
+#define MKA_SIFT_MOST 128
+typedef int mka_sift_fn(int r, int stretches, const int *begins, const float *least, float *s, int lds, int *kept, float *left);
 
 /* Scan of one block of 64 keys' signs (rows.h) for r query rows, r <= 64.
  *
@@ -188,9 +197,10 @@ typedef struct mka_kernels {
     mka_gemm_bf16_fn *gemm_bf16;
     mka_rows_score_fn *rows_score[MKA_TYPE_LIMIT]; /* F32 F16 BF16 Q8_0 Q4_0, as rows.h stores them */
     mka_rows_mix_fn *rows_mix[MKA_TYPE_LIMIT];
+    mka_sift_fn *sift;
     mka_scan_fn *scan;
     mka_rows_tile_fn *rows_keys[MKA_TYPE_LIMIT], *rows_values[MKA_TYPE_LIMIT]; /* BF16 Q8_0 Q4_0 */
-    mka_widen_fn *widen_keys, *widen_values; /* NULL where products of Q8 are as good */
+    mka_widen_fn *widen_keys, *widen_values;                                   /* NULL where products of Q8 are as good */
     mka_weigh_fn *weigh;
     mka_above_fn *above;
     mka_estimate_fn *estimate;

@@ -41,6 +41,22 @@ ROW_KERNELS(BF16, bf16)
 ROW_KERNELS(Q8_0, q8)
 ROW_KERNELS(Q4_0, q4)
 
+static int sift(int r, int stretches, const int *begins, const float *least, float *s, int lds, int *kept, float *left) {
+    int count = 0;
+    for (int k = 0; k < stretches; k++) {
+        for (int i = 0; i < r; i++) left[i * MKA_SIFT_MOST + k] = 0;
+        for (int t = begins[k]; t < begins[k + 1]; t++) {
+            int stays = 0;
+            for (int i = 0; i < r; i++) stays |= !(s[(ptrdiff_t)i * lds + t] <= least[i]);
+            for (int i = 0; i < r && !stays; i++) left[i * MKA_SIFT_MOST + k] += s[(ptrdiff_t)i * lds + t];
+            if (stays) kept[count++] = t;
+        }
+    }
+    for (int i = 0; i < r; i++)
+        for (int c = 0; c < count; c++) s[(ptrdiff_t)i * lds + c] = s[(ptrdiff_t)i * lds + kept[c]];
+    return count;
+}
+
 /* 2^x by putting x into the exponent and its fraction into the mantissa as it is: off by 3 % at most around the constant that
  * centres the error, which is little beside the error of a sign's estimate. */
 static float power(float x) {
@@ -180,6 +196,7 @@ void mka_scalar_fill_recall(mka_kernels *k) {
     FILL_TILES(BF16, bf16);
     FILL_TILES(Q8_0, q8);
     FILL_TILES(Q4_0, q4);
+    k->sift = sift;
     k->scan = scan;
     k->weigh = cluster_weigh;
     k->above = cluster_above;

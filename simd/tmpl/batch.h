@@ -155,6 +155,7 @@ void LEVEL(fill_recall)(mka_kernels *k) {
     k->scan = scan;
     k->weigh = cluster_weigh;
     k->above = cluster_above;
+    k->sift = sift;
     k->estimate = estimate;
     k->keep = keep;
 }

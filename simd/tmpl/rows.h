@@ -191,6 +191,36 @@ ROW_KERNELS(BF16, bf16, 0)
 ROW_KERNELS(Q8_0, q8, mka_pad(d, GROUP))
 ROW_KERNELS(Q4_0, q4, mka_pad(d, GROUP) / 2)
 
+/* ---- which weights count ---- */
+
+V_INLINE float sum_between(const float *x, int from, int to) {
+    vf sum = v_zero();
+    for (; from + VW <= to; from += VW) sum = v_add(sum, v_load(x + from));
+    return v_sum(from < to ? v_add(sum, v_load_n(x + from, to - from)) : sum);
+}
+
+static int sift(int r, int stretches, const int *begins, const float *least, float *s, int lds, int *kept, float *left) {
+    int n = begins[stretches], count = 0;
+    float small[MKA_SIFT_MOST];
+    vm goes[MKA_SIFT_MOST / VW];
+    for (int t = 0; t < n; t += VW) {
+        vm all = vm_all();
+        for (int i = 0; i < r; i++) all = vm_and_below(all, v_load(s + (ptrdiff_t)i * lds + t), least[i]);
+        goes[t / VW] = all;
+        unsigned stays = vm_others(all) & (n - t < VW ? (1U << (n - t)) - 1 : ~0U);
+        for (; stays; stays &= stays - 1) kept[count++] = t + __builtin_ctz(stays);
+    }
+    for (int i = 0; i < r; i++) {
+        float *row = s + (ptrdiff_t)i * lds;
+        for (int t = 0; t < n; t += VW) v_store(small + t, v_keep(goes[t / VW], v_load(row + t)));
+        for (int k = 0; k < stretches; k++) left[i * MKA_SIFT_MOST + k] = sum_between(small, begins[k], begins[k + 1]);
+        for (int c = 0; c < count && count < n; c++) row[c] = row[kept[c]];
+    }
+    return count;
+}
+
+/* ---- clusters ---- */
+
 V_INLINE vf cluster_lift(vf gain, const float *deviation) {
     vf g = v_mul(gain, v_load(deviation)), one = v_set(1.0f), low = v_sub(one, v_max(v_sub(one, g), v_zero()));
     return v_fma(v_mul(v_set(0.5f), low), low, v_max(v_sub(g, one), v_zero()));

@@ -99,9 +99,11 @@ static void gemm(int n, int rows, int k, const uint16_t *x, int ldx, const void 
     _tile_release();
 }
 
-void mka_amx_fill_cache(mka_kernels *k);
+void mka_amx_fill_cache(mka_kernels *k);  /* amx_cache.c */
+void mka_amx_fill_recall(mka_kernels *k); /* amx_recall.c */
 
 void mka_amx_fill(mka_kernels *k) {
     mka_amx_fill_cache(k);
+    mka_amx_fill_recall(k);
     k->gemm_bf16 = gemm;
 }

@@ -5,6 +5,7 @@
 #include "kernels.h"
 
 mka_score_fn mka_avx512_score_f16, mka_avx512vnni_score_bf16, mka_avx512vnni_score_q8;
+mka_rows_score_fn mka_avx512_rows_score_q8;
 mka_mix_fn mka_avx512_mix_f16, mka_avx512vnni_mix_bf16, mka_avx512vnni_mix_q8;
 
 #endif

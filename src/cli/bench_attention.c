@@ -353,7 +353,7 @@ static int check_recorded(const run *r) {
     int status = 0;
     for (int i = 0; r->kv.source == MKA_BENCH_RECORDED && i < r->store_count && status == 0; i++) {
         const store *s = &r->stores[i];
-        mka_bench_kv_shape shape = {s->heads, s->kv_heads, s->key_dim, s->value_dim, s->context};
+        mka_bench_kv_shape shape = {s->heads, s->kv_heads, s->key_dim, s->value_dim, s->context, {{0, 0, 0}}};
         if (s->variant == MKA_CLI_MLA) return mka_cli_usage("bench attention", "--kv FILE: mla has no keys and values of heads");
         status = mka_bench_kv_check(&r->kv, &shape);
     }

@@ -4,6 +4,7 @@
 #define MKA_CLI_BENCH_KV_H
 
 #include "bench.h"
+#include "bench_made.h"
 
 #include <mka/attention.h>
 
@@ -15,11 +16,6 @@ typedef struct mka_bench_kv {
     const mka_tensor *keys, *values;
 } mka_bench_kv;
 
-typedef struct mka_bench_kv_shape {
-    int heads, kv_heads, key_dim, value_dim;
-    int context; /* tokens in all: what is concentrated depends on it */
-} mka_bench_kv_shape;
-
 /* From --kv: random (also NULL), concentrated, or a file, which close closes. Returns an exit status. */
 int mka_bench_kv_open(mka_bench_kv *kv, const char *source);
 void mka_bench_kv_close(mka_bench_kv *kv);
@@ -30,16 +26,5 @@ int mka_bench_kv_check(const mka_bench_kv *kv, const mka_bench_kv_shape *shape);
 void mka_bench_kv_rows(mka_bench_kv *kv, const mka_bench_kv_shape *shape, int first, int n, float *keys, float *values);
 /* n queries [n][heads][key_dim]. */
 void mka_bench_kv_queries(mka_bench_kv *kv, const mka_bench_kv_shape *shape, int n, float *q);
-
-/* How concentrated the softmax of one query is: the share of the mass that lies on tokens other than the first 64 and the last
- * 1,024, and how many of these it takes to leave less than 2 % of the mass unread. And how alike keys and values
- * are: half the mean squared distance of one to its nearest within 2,048 tokens, over their variance. */
-typedef struct mka_bench_concentration {
-    double long_mass;
-    int tokens;
-    double scatter, value_scatter;
-} mka_bench_concentration;
-/* Of concentrated keys of one key/value head; q [key_dim]. Returns an exit status. */
-int mka_bench_kv_measure(const mka_bench_kv_shape *shape, int head, const float *q, mka_bench_concentration *c);
 
 #endif

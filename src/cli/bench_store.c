@@ -6,10 +6,6 @@
 
 enum { FILL = 64, SETTLE = 1024, SETS = 64 };
 
-static mka_bench_kv_shape shape_of(const mka_bench_store *s) {
-    return (mka_bench_kv_shape){s->heads, s->kv_heads, s->key_dim, s->value_dim, s->context};
-}
-
 int mka_bench_store_same(const mka_bench_store *a, const mka_bench_store *b, const mka_bench_kv *kv) {
     if (a->engine != b->engine || a->variant != b->variant || a->heads != b->heads || a->kv_heads != b->kv_heads ||
         a->head_dim != b->head_dim || a->type != b->type || a->tiered != b->tiered)
@@ -37,7 +33,6 @@ static int settle(mka_bench_store *s, int done, mka_error *error) {
 }
 
 static int fill(mka_bench_kv *kv, mka_bench_store *s, int level) {
-    mka_bench_kv_shape shape = shape_of(s);
     size_t key = (size_t)s->kv_heads * (size_t)s->key_dim, value = (size_t)s->kv_heads * (size_t)s->value_dim;
     float *rows = malloc(FILL * (key + value) * sizeof *rows);
     mka_error error = {0};
@@ -45,7 +40,7 @@ static int fill(mka_bench_kv *kv, mka_bench_store *s, int level) {
     for (int done = 0; done < s->context && status == 0; done += FILL) {
         int n = s->context - done < FILL ? s->context - done : FILL;
         float *values = s->variant == MKA_CLI_MLA ? NULL : rows + (size_t)n * key;
-        mka_bench_kv_rows(kv, &shape, done, n, rows, values);
+        mka_bench_kv_rows(kv, &s->shape, done, n, rows, values);
         if (!append(s, level, n, rows, values, &error) || !settle(s, done + n, &error)) status = mka_cli_failure(&error, 0);
         if (mka_cli_interrupted()) status = 130;
     }
@@ -55,13 +50,12 @@ static int fill(mka_bench_kv *kv, mka_bench_store *s, int level) {
 
 /* How concentrated the first query of each key/value head is. */
 static int measure(mka_bench_store *s) {
-    mka_bench_kv_shape shape = shape_of(s);
     int status = 0;
     s->concentration = calloc((size_t)s->kv_heads, sizeof *s->concentration);
     if (s->concentration == NULL) return mka_cli_error("out of memory");
     for (int h = 0; h < s->kv_heads && status == 0; h++)
-        status = mka_bench_kv_measure(&shape, h, s->q + (size_t)h * (size_t)(s->heads / s->kv_heads) * (size_t)s->key_dim,
-                                      &s->concentration[h]);
+        status = mka_bench_made_measure(&s->shape, h, s->q + (size_t)h * (size_t)(s->heads / s->kv_heads) * (size_t)s->key_dim,
+                                        &s->concentration[h]);
     return status;
 }
 
@@ -109,7 +103,7 @@ static int start_recall(mka_bench *bench, mka_bench_store *s) {
 }
 
 int mka_bench_store_make(mka_bench *bench, mka_bench_kv *kv, mka_bench_store *s) {
-    mka_bench_kv_shape shape = shape_of(s);
+    s->shape = (mka_bench_kv_shape){s->heads, s->kv_heads, s->key_dim, s->value_dim, s->context, {{0, 0, 0}}};
     s->sets = s->tiered && bench->cli->options.plan.spill != NULL ? SETS : 1;
     size_t q = (size_t)s->sets * (size_t)s->queries * (size_t)s->heads * (size_t)s->key_dim;
     size_t out = (size_t)s->queries * (size_t)s->heads * (size_t)s->value_dim;
@@ -117,8 +111,10 @@ int mka_bench_store_make(mka_bench *bench, mka_bench_kv *kv, mka_bench_store *s)
     s->out = malloc(out * sizeof *s->out);
     s->mixed = malloc(out * sizeof *s->mixed);
     if (s->q == NULL || s->out == NULL || s->mixed == NULL) return mka_cli_error("out of memory");
-    mka_bench_kv_queries(kv, &shape, s->sets * s->queries, s->q);
-    int status = s->tiered ? make_tiered(bench, s) : make_dense(bench, s);
+    int status = kv->source == MKA_BENCH_CONCENTRATED ? mka_bench_made_settle(&s->shape) : 0;
+    if (status != 0) return status;
+    mka_bench_kv_queries(kv, &s->shape, s->sets * s->queries, s->q);
+    status = s->tiered ? make_tiered(bench, s) : make_dense(bench, s);
     for (int level = 0; level < s->levels && status == 0; level++) {
         status = fill(kv, s, level);
         if (status == 0 && s->tiered) status = start_recall(bench, s);

@@ -13,6 +13,7 @@ typedef struct mka_bench_store {
     int engine, variant, heads, kv_heads, head_dim, type, tiered, context, queries;
     int levels; /* caches of mka; 1 otherwise */
     int key_dim, value_dim;
+    mka_bench_kv_shape shape;
     mka_kv *kv[MKA_BENCH_LEVELS];
     mka_memory *memory;                     /* tiered: instead of kv */
     mka_used used;                          /* tiered: of the last call */

@@ -128,14 +128,19 @@ mka_status mka_recall_check(const mka_recall *rule, mka_error *error) {
 
 /* ---- merge ---- */
 
-/* Of every row the maximum that its parts are taken relative to. */
-static void merge_maxima(const recall *r, size_t pair_index, float *m) {
-    size_t group = group_of(r), row = mka_recall_row(r, pair_index, 0);
-    memcpy(m, r->job->m + row, group * sizeof *m);
-    for (int n = 0; n < mka_recall_parts(r, pair_index); n++) {
-        part s = mka_part_at(r, pair_index, n);
-        for (size_t i = 0; i < group; i++) m[i] = fmaxf(m[i], s.m[i]);
+/* Parts come from all threads' caches: so many are asked for ahead. */
+enum { MERGED_AHEAD = 6 };
+
+/* The maximum that a row's parts are taken relative to. */
+static float merge_maximum(const recall *r, size_t pair_index, int i, float most) {
+    int parts = mka_recall_parts(r, pair_index);
+    for (int n = 0; n < parts; n++) {
+        const part ahead = mka_part_at(r, pair_index, n + 2 * MERGED_AHEAD < parts ? n + 2 * MERGED_AHEAD : n);
+        __builtin_prefetch(&ahead.m[i]);
+        __builtin_prefetch(&ahead.unread[i]);
+        most = fmaxf(most, mka_part_at(r, pair_index, n).m[i]);
     }
+    return most;
 }
 
 /* What a state relative to m counts for where the maximum is most. */
@@ -150,33 +155,26 @@ static void finish_row(const recall *r, size_t pair_index, int i, float m, float
     if (r->job->read) r->job->read[mka_recall_row(r, pair_index, i)] = m + logf(fmaxf(certified ? z : z - (float)unread, 0));
 }
 
-void mka_recall_merge(const recall *r, size_t pair_index, int from, int to) {
-    int group = (int)group_of(r), dim = r->job->longterm->shape.value_dim;
-    float m[MOST_ROWS], z[MOST_ROWS];
-    double unread[MOST_ROWS] = {0};
-    size_t row = mka_recall_row(r, pair_index, 0);
+void mka_recall_merge(const recall *r, size_t pair_index, int i, int from, int to) {
+    int dim = r->job->longterm->shape.value_dim, parts = mka_recall_parts(r, pair_index);
+    size_t row = mka_recall_row(r, pair_index, i), at = (size_t)i * (size_t)dim + (size_t)from;
     float *out = r->job->out + row * (size_t)dim + from;
-    merge_maxima(r, pair_index, m);
-    for (int i = 0; i < group; i++) {
-        float old = share_of(r->job->m[row + (size_t)i], m[i]);
-        z[i] = r->job->z[row + (size_t)i] * old;
-        for (int e = 0; e < to - from; e++) out[i * dim + e] *= old;
+    float m = merge_maximum(r, pair_index, i, r->job->m[row]), old = share_of(r->job->m[row], m), z = r->job->z[row] * old;
+    double unread = 0;
+    for (int e = 0; e < to - from; e++) out[e] *= old;
+    for (int n = 0; n < parts; n++) {
+        const part s = mka_part_at(r, pair_index, n);
+        const float *ahead = mka_part_at(r, pair_index, n + MERGED_AHEAD < parts ? n + MERGED_AHEAD : n).acc + at;
+        for (int e = 0; e < to - from; e += 16) __builtin_prefetch(ahead + e);
+        float add = share_of(s.m[i], m);
+        if (add == 0) continue;
+        r->ops->kernels->axpy(to - from, add, s.acc + at, out);
+        z += s.z[i] * add;
+        unread += (double)(s.unread[i] * add);
     }
-    for (int n = 0; n < mka_recall_parts(r, pair_index); n++) {
-        part s = mka_part_at(r, pair_index, n);
-        for (int i = 0; i < group; i++) {
-            float add = share_of(s.m[i], m[i]);
-            if (add == 0) continue;
-            r->ops->kernels->axpy(to - from, add, s.acc + i * dim + from, out + i * dim);
-            z[i] += s.z[i] * add;
-            unread[i] += (double)(s.unread[i] * add);
-        }
-    }
-    for (int i = 0; i < group; i++) {
-        float inverse = z[i] > 0 ? 1 / z[i] : z[i]; /* no key at all: zero; NaN stays NaN */
-        for (int e = 0; e < to - from; e++) out[i * dim + e] *= inverse;
-        if (from == 0) finish_row(r, pair_index, i, m[i], z[i], unread[i]);
-    }
+    float inverse = z > 0 ? 1 / z : z; /* no key at all: zero; NaN stays NaN */
+    for (int e = 0; e < to - from; e++) out[e] *= inverse;
+    if (from == 0) finish_row(r, pair_index, i, m, z, unread);
 }
 
 /* ---- sharing out ---- */
@@ -337,9 +335,11 @@ static void share(void *argument, int thread, int threads) {
     mka_pool_barrier(pool);
     for (size_t i = t; i < units; i += step) mka_recall_rest(r, unit_of(r, i).pair, unit_of(r, i).run);
     mka_pool_barrier(pool);
-    size_t slices = dim % 64 == 0 ? (size_t)dim / 32 : 1;
-    for (size_t i = t; i < pairs * slices; i += step)
-        mka_recall_merge(r, i / slices, dim / (int)slices * (int)(i % slices), dim / (int)slices * (int)(i % slices + 1));
+    size_t slices = dim % 64 == 0 ? (size_t)dim / 64 : 1;
+    for (size_t i = t; i < rows * slices; i += step) {
+        int from = dim / (int)slices * (int)(i % slices);
+        mka_recall_merge(r, i / slices / group, (int)(i / slices % group), from, from + dim / (int)slices);
+    }
 }
 
 void mka_used_add(mka_used *to, const mka_used *more) {

@@ -9,7 +9,7 @@
 
 enum {
     SCORE_LDS = MKA_CLUSTERS_MOST + 16,
-    BATCH = 128, /* rows read at once */
+    BATCH = MKA_SIFT_MOST, /* rows read at once */
     BATCH_LDS = BATCH + 16,
     MOST_ROWS = 64 /* query heads of a group */
 };
@@ -100,8 +100,8 @@ int mka_recall_list(const recall *r, size_t pair_index, int run);
 void mka_recall_read(recall *r, size_t pair_index, int run, int turn, int part_index, unsigned char *scratch);
 /* Once all is read: adds to the run's first part what stands in for what is not. */
 void mka_recall_rest(const recall *r, size_t pair_index, int run);
-/* Adds the parts' states to what the pair's rows have, in numbers from..to - 1 of their outputs, and finishes them. */
-void mka_recall_merge(const recall *r, size_t pair_index, int from, int to);
+/* Adds the parts' states to what a row of the pair has, in numbers from..to - 1 of its output, and finishes it. */
+void mka_recall_merge(const recall *r, size_t pair_index, int row, int from, int to);
 
 /* Bytes of a thread's scratch that scoring and reading need. */
 size_t mka_recall_scratch(const mka_recall_limits *limits);

@@ -13,7 +13,7 @@
 
 /* Rows of a cluster that lie in one record. */
 typedef struct stretch {
-    int at, count; /* in the batch */
+    int count;
     int cluster, row;
     size_t record;
 } stretch;
@@ -27,7 +27,9 @@ typedef struct reader {
     int index;     /* of the segment */
     float *scores; /* [r][BATCH_LDS] of a batch's tokens */
     float *change, *least;
+    float *left; /* [r][BATCH] of a stretch: weights of tokens whose values are not read */
     stretch stretches[BATCH];
+    int begins[BATCH + 1]; /* of stretches, in the batch */
     int keep[BATCH];
     const void *keys[BATCH], *values[BATCH];
     int stretch_count, count, kept; /* kept: values to be mixed, with weights at the front of scores */
@@ -36,7 +38,7 @@ typedef struct reader {
 
 size_t mka_recall_scratch(const mka_recall_limits *limits) {
     size_t r = (size_t)limits->head_rows;
-    size_t read = r * (BATCH_LDS + 2) * sizeof(float) + sizeof(reader), score = SCORE_LDS * sizeof(float);
+    size_t read = r * (BATCH_LDS + BATCH + 2) * sizeof(float) + sizeof(reader), score = SCORE_LDS * sizeof(float);
     return ((read > score ? read : score) + MKA_ALIGN - 1) / MKA_ALIGN * MKA_ALIGN;
 }
 
@@ -73,8 +75,8 @@ static int pin_batch(reader *d) {
             return 0;
         }
         for (int k = 0; k < s->count; k++) {
-            d->keys[s->at + k] = record + (size_t)(s->row + k) * l->key_row;
-            d->values[s->at + k] = record + MKA_BLOCK * l->key_row + (size_t)(s->row + k) * l->value_row;
+            d->keys[d->begins[n] + k] = record + (size_t)(s->row + k) * l->key_row;
+            d->values[d->begins[n] + k] = record + MKA_BLOCK * l->key_row + (size_t)(s->row + k) * l->value_row;
         }
     }
     return 1;
@@ -85,50 +87,30 @@ static void release_batch(reader *d) {
     d->stretch_count = d->count = d->kept = 0;
 }
 
-/* Which tokens some row of the group gives a weight that counts. */
-static void judge_batch(reader *d) {
+/* Which tokens some row of the group gives a weight that counts: their weights move to the front, and their values are asked for.
+ * Those of the others go from z to what will be estimated, or left out. */
+static void sift_batch(reader *d) {
     const pair *p = &d->p;
-    for (int i = 0; i < p->r; i++) d->least[i] = p->least[i] > -INFINITY ? expf(fminf(p->least[i] - d->t.m[i], 80.0F)) : -1.0F;
-    memset(d->keep, 0, (size_t)d->count * sizeof *d->keep);
-    for (int i = 0; i < p->r; i++) {
-        const float *weights = d->scores + (size_t)i * BATCH_LDS, least = d->least[i];
-        for (int n = 0; n < d->count; n++) d->keep[n] |= !(weights[n] <= least);
-    }
-}
-
-/* Takes from z what will be estimated, or left out: the weights of tokens whose values are not read. */
-static void drop_rest(reader *d) {
+    const mka_longterm *l = d->r->job->longterm;
     int estimated = is_estimated(d);
-    for (int i = 0; i < d->p.r; i++) {
-        const float *weights = d->scores + (size_t)i * BATCH_LDS;
-        float *rest = d->s.scores + (size_t)i * SCORE_LDS, all = 0, above = d->t.m[i] - d->p.log_total[i];
+    for (int i = 0; i < p->r; i++) d->least[i] = p->least[i] > -INFINITY ? expf(fminf(p->least[i] - d->t.m[i], 80.0F)) : -1.0F;
+    d->begins[d->stretch_count] = d->count;
+    d->kept = d->r->ops->kernels->sift(p->r, d->stretch_count, d->begins, d->least, d->scores, BATCH_LDS, d->keep, d->left);
+    for (int n = 0; n < d->kept; n++) {
+        const char *row = d->values[n] = d->values[d->keep[n]];
+        for (size_t b = 0; b < l->value_row; b += 64) __builtin_prefetch(row + b);
+        __builtin_prefetch(row + l->value_row - 1);
+    }
+    for (int i = 0; i < p->r && d->kept < d->count; i++) {
+        const float *left = d->left + (size_t)i * BATCH;
+        float *rest = d->s.scores + (size_t)i * SCORE_LDS, all = 0, above = d->t.m[i] - p->log_total[i];
         float back = estimated && above != 0 ? expf(fminf(above, 80.0F)) : 1;
         for (int n = 0; n < d->stretch_count; n++) {
-            const stretch *s = &d->stretches[n];
-            float sum = 0;
-            for (int k = s->at; k < s->at + s->count; k++) sum += d->keep[k] ? 0 : weights[k];
-            if (estimated) rest[s->cluster] += sum * back;
-            all += sum;
+            if (estimated) rest[d->stretches[n].cluster] += left[n] * back;
+            all += left[n];
         }
         d->t.z[i] -= all;
         if (!estimated) d->t.unread[i] += all;
-    }
-}
-
-/* The weights that are kept move to the front, and their values are asked for. */
-static void keep_rest(reader *d) {
-    const mka_longterm *l = d->r->job->longterm;
-    for (int n = 0; n < d->count; n++) {
-        if (!d->keep[n]) continue;
-        const char *row = d->values[n];
-        for (size_t b = 0; b < l->value_row; b += 64) __builtin_prefetch(row + b);
-        __builtin_prefetch(row + l->value_row - 1);
-        d->values[d->kept] = row;
-        d->keep[d->kept++] = n;
-    }
-    for (int i = 0; i < d->p.r && d->kept < d->count; i++) {
-        float *weights = d->scores + (size_t)i * BATCH_LDS;
-        for (int n = 0; n < d->kept; n++) weights[n] = weights[d->keep[n]];
     }
 }
 
@@ -148,9 +130,7 @@ static int score_batch(reader *d) {
         d->kept = d->count;
         return 1;
     }
-    judge_batch(d);
-    drop_rest(d);
-    keep_rest(d);
+    sift_batch(d);
     return 1;
 }
 
@@ -190,7 +170,8 @@ static void read_wanted(reader *d, const mka_directory *directory) {
             int block = row / MKA_BLOCK, count = end - row, room = BATCH - d->count;
             if (count > room) count = room;
             if (count > (block + 1) * MKA_BLOCK - row) count = (block + 1) * MKA_BLOCK - row;
-            d->stretches[d->stretch_count++] = (stretch){d->count, count, d->wanted[n], row % MKA_BLOCK,
+            d->begins[d->stretch_count] = d->count;
+            d->stretches[d->stretch_count++] = (stretch){count, d->wanted[n], row % MKA_BLOCK,
                                                          mka_longterm_record(l, d->p.head, d->index * l->segment_blocks + block)};
             d->count += count;
             row += count;
@@ -207,6 +188,7 @@ static void begin(reader *d, unsigned char *scratch) {
     d->scores = (float *)(void *)(scratch + sizeof *d);
     d->change = d->scores + rows * BATCH_LDS;
     d->least = d->change + rows;
+    d->left = d->least + rows;
     *t->scored = *t->read = *t->tiles = 0;
     for (size_t i = 0; i < rows; i++) {
         t->m[i] = is_estimated(d) && isfinite(d->p.log_total[i]) ? d->p.log_total[i] : -INFINITY;

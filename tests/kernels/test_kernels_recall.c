@@ -67,12 +67,14 @@ static void check_rows_score(const mka_kernels *k) {
     k->rows_score[type](r, d, n, q, rows, scale, s, lds);
     for (int i = 0; i < r; i++) {
         for (int t = 0; t < n; t++) {
-            double sum = 0, magnitude = 0;
+            double sum = 0, magnitude = 0, keys = 0, most = 0;
             for (int e = 0; e < d; e++) {
                 double p = (double)q[i * d + e] * (double)x[t * d + e] * (double)scale;
-                sum += p, magnitude += fabs(p);
+                sum += p, magnitude += fabs(p), keys += fabs((double)x[t * d + e]);
+                most = fmax(most, fabs((double)q[i * d + e]));
             }
-            near_value("s", i * lds + t, s[i * lds + t], sum, (d / 4 + 8) * EPS * magnitude);
+            double rounded = type == MKA_Q8_0 ? most * 0x1p-16 * keys * (double)scale : 0;
+            near_value("s", i * lds + t, s[i * lds + t], sum, (d / 4 + 8) * EPS * magnitude + rounded);
         }
         same_bytes("what lies between rows of s", s + i * lds + n, was + i * lds + n, (size_t)(lds - n) * sizeof *s);
     }
@@ -128,6 +130,38 @@ static void check_rows_nan(const mka_kernels *k) {
     k->rows_mix[type](r, d, n, s, n, rows, acc);
     for (int i = 0; i < r * d; i++)
         if (!isnan(acc[i]) != (i % d != spoiled)) wrong("acc[%d] is %g", i, (double)acc[i]);
+    release();
+}
+
+/* Which weights stay, where they go, and the sums of the others: the choice is exact. */
+static void check_sift(const mka_kernels *k) {
+    int r = random_int(1, 12), stretches = random_int(1, 40), begins[MKA_SIFT_MOST + 1] = {0}, n, kept[MKA_SIFT_MOST], count = 0;
+    for (int i = 0; i < stretches; i++) {
+        int most = MKA_SIFT_MOST - begins[i] - (stretches - 1 - i);
+        begins[i + 1] = begins[i] + random_int(1, most < 20 ? most : 20);
+    }
+    n = begins[stretches];
+    int lds = (n + 15) / 16 * 16 + random_int(0, 5), nan = random_int(0, 3) ? -1 : random_int(0, n - 1);
+    case_is("%s sift r=%d stretches=%d n=%d nan=%d", k->level, r, stretches, n, nan);
+    float *s = random_floats(r * lds, PLAIN), *least = floats(r), *left = floats(r * MKA_SIFT_MOST);
+    for (int i = 0; i < r * lds; i++) s[i] = fabsf(s[i]);
+    for (int i = 0; i < r; i++) least[i] = random_int(0, 4) ? (0.7F + 0.3F * random_unit()) * (r > 3 ? 2 : 1) : -1;
+    if (nan >= 0) s[(r - 1) * lds + nan] = NAN;
+    float *was = copy_floats(r * lds, s);
+    int got = k->sift(r, stretches, begins, least, s, lds, kept, left);
+    for (int j = 0; j < stretches; j++) {
+        double sums[12] = {0};
+        for (int t = begins[j]; t < begins[j + 1]; t++) {
+            int stays = 0;
+            for (int i = 0; i < r; i++) stays |= !(was[i * lds + t] <= least[i]);
+            if (stays && (count >= got || kept[count] != t)) wrong("token %d is not kept", t);
+            for (int i = 0; i < r && stays; i++) same_bytes("weight", s + i * lds + count, was + i * lds + t, sizeof *s);
+            for (int i = 0; i < r && !stays; i++) sums[i] += (double)was[i * lds + t];
+            count += stays;
+        }
+        for (int i = 0; i < r; i++) near_value("left", j, left[i * MKA_SIFT_MOST + j], sums[i], 24 * EPS * sums[i]);
+    }
+    assert_int_equal(got, count);
     release();
 }
 
@@ -443,6 +477,7 @@ TEST(rows, 60)
 TEST(rows_score, 200)
 TEST(rows_mix, 200)
 TEST(rows_nan, 100)
+TEST(sift, 200)
 TEST(scan, 200)
 TEST(scan_extremes, 300)
 TEST(clusters, 300)
@@ -453,10 +488,10 @@ TEST(widen, 100)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rows),       cmocka_unit_test(test_rows_score), cmocka_unit_test(test_rows_mix),
-        cmocka_unit_test(test_rows_nan),   cmocka_unit_test(test_scan),       cmocka_unit_test(test_scan_extremes),
-        cmocka_unit_test(test_clusters),   cmocka_unit_test(test_estimate),   cmocka_unit_test(test_keep),
-        cmocka_unit_test(test_rows_tiles), cmocka_unit_test(test_widen),
+        cmocka_unit_test(test_rows),          cmocka_unit_test(test_rows_score), cmocka_unit_test(test_rows_mix),
+        cmocka_unit_test(test_rows_nan),      cmocka_unit_test(test_sift),       cmocka_unit_test(test_scan),
+        cmocka_unit_test(test_scan_extremes), cmocka_unit_test(test_clusters),   cmocka_unit_test(test_estimate),
+        cmocka_unit_test(test_keep),          cmocka_unit_test(test_rows_tiles), cmocka_unit_test(test_widen),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
