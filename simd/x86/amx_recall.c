@@ -67,20 +67,27 @@ static void make_columns(int r, int d, const float *q, float factor, columns *c)
     }
 }
 
-/* 16 rows next to each other, those that there are not as zeros, and their scales. */
-static void gather(int d, int n, const void *const *rows, int8_t (*bytes)[AMX_MOST_DIM], float (*scales)[AMX_MOST_DIM / GROUP]) {
+/* Rows next to each other, and their scales. */
+typedef struct {
+    _Alignas(64) int8_t bytes[KEYS][AMX_MOST_DIM];
+    _Alignas(32) float scales[KEYS][AMX_MOST_DIM / GROUP];
+} gathered;
+
+/* Those of 16 rows that there are not become zeros. */
+static void gather(int d, int n, const void *const *rows, gathered *keys) {
     int groups = d / GROUP;
     for (int t = 0; t < KEYS; t++) {
         if (t >= n) {
-            memset(bytes[t], 0, (size_t)d);
-            memset(scales[t], 0, sizeof scales[t]);
+            memset(keys->bytes[t], 0, (size_t)d);
+            memset(keys->scales[t], 0, sizeof keys->scales[t]);
             continue;
         }
         const char *row = rows[t];
         for (int e = 0; e < d; e += 32)
-            _mm256_store_si256((__m256i *)(void *)(bytes[t] + e), _mm256_loadu_si256((const __m256i *)(const void *)(row + e)));
+            _mm256_store_si256((__m256i *)(void *)(keys->bytes[t] + e),
+                               _mm256_loadu_si256((const __m256i *)(const void *)(row + e)));
         __m128i halves = _mm_maskz_loadu_epi16((__mmask8)((1U << groups) - 1), row + d);
-        _mm256_store_ps(scales[t], _mm256_cvtph_ps(halves));
+        _mm256_store_ps(keys->scales[t], _mm256_cvtph_ps(halves));
     }
 }
 
@@ -124,21 +131,18 @@ static void store_scores(int r, int n, float (*scores)[COLUMNS], float *s, int l
     for (int i = 0; i < r; i++) _mm512_mask_storeu_ps(s + (ptrdiff_t)i * lds, some, _mm512_i32gather_ps(every, &scores[0][i], 4));
 }
 
-static void score_keys(int r, int d, int n, const columns *q, const void *const *rows, float *s, int lds) {
-    _Alignas(64) int8_t bytes[KEYS][AMX_MOST_DIM];
-    _Alignas(32) float scales[KEYS][AMX_MOST_DIM / GROUP];
+static void score_keys(int r, int d, int n, const columns *q, const gathered *keys, float *s, int lds) {
     _Alignas(64) int32_t c[TOGETHER][KEYS][16];
     _Alignas(64) float sums[KEYS][16];
     _Alignas(32) float scores[KEYS][COLUMNS];
-    gather(d, n, rows, bytes, scales);
     for (int e = 0; e < d; e += TOGETHER * GROUP) {
         int groups = (d - e) / GROUP < TOGETHER ? (d - e) / GROUP : TOGETHER;
-        multiply(groups, bytes[0] + e, q->b[e / 4][0], c);
+        multiply(groups, keys->bytes[0] + e, q->b[e / 4][0], c);
         for (int t = 0; t < KEYS; t++) {
             __m512 sum = e == 0 ? _mm512_setzero_ps() : _mm512_load_ps(sums[t]);
             for (int g = 0; g < groups; g++)
-                sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(c[g][t])), _mm512_set1_ps(scales[t][e / GROUP + g]),
-                                      sum);
+                sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(c[g][t])),
+                                      _mm512_set1_ps(keys->scales[t][e / GROUP + g]), sum);
             _mm512_store_ps(sums[t], sum);
         }
     }
@@ -155,6 +159,18 @@ static void ask(int d, int n, const void *const *rows) {
         for (int b = 0; b < d + d / GROUP * 2; b += 64) _mm_prefetch((const char *)rows[t] + b, _MM_HINT_T0);
 }
 
+/* While 16 rows are multiplied the next 16 are gathered, so that tiles are not loaded from what has just been written, and those
+ * behind them are asked for. */
+static void score_rows(int r, int d, int n, const columns *q, const void *const *rows, float *s, int lds) {
+    gathered keys[2];
+    gather(d, n, rows, &keys[0]);
+    for (int t = 0; t < n; t += KEYS) {
+        ask(d, n - t - 2 * KEYS, rows + t + 2 * KEYS);
+        if (n - t > KEYS) gather(d, n - t - KEYS, rows + t + KEYS, &keys[(t / KEYS + 1) % 2]);
+        score_keys(r, d, n - t < KEYS ? n - t : KEYS, q, &keys[t / KEYS % 2], s + t, lds);
+    }
+}
+
 static void rows_score_q8(int r, int d, int n, const float *q, const void *const *rows, float scale, float *s, int lds) {
     columns c;
     if (d % GROUP || d > AMX_MOST_DIM || n < KEYS / 2) {
@@ -165,11 +181,9 @@ static void rows_score_q8(int r, int d, int n, const float *q, const void *const
     for (int i = 0; i < r; i += COLUMNS) {
         int count = r - i < COLUMNS ? r - i : COLUMNS;
         ask(d, n, rows);
+        ask(d, n - KEYS, rows + KEYS);
         make_columns(count, d, q + (ptrdiff_t)i * d, scale, &c);
-        for (int t = 0; t < n; t += KEYS) {
-            ask(d, n - t - KEYS, rows + t + KEYS);
-            score_keys(count, d, n - t < KEYS ? n - t : KEYS, &c, rows + t, s + (ptrdiff_t)i * lds + t, lds);
-        }
+        score_rows(count, d, n, &c, rows, s + (ptrdiff_t)i * lds, lds);
     }
     _tile_release();
 }

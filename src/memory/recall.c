@@ -75,7 +75,8 @@ segment mka_segment_at(const recall *r, size_t pair_index, int index) {
     segment s;
     size_t at = pair_index * (size_t)r->work->segments + (size_t)index;
     place_segment(r->work->segment_states + at * r->work->segment_bytes, group_of(r), &s);
-    s.scores = r->work->scores + at * r->work->score_floats;
+    s.logs = r->work->scores + at * r->work->score_floats;
+    s.weights = s.logs + group_of(r) * SCORE_LDS;
     return s;
 }
 
@@ -97,7 +98,7 @@ void mka_recall_layout(mka_recall_work *w, const mka_recall_limits *limits, int 
     w->pair_bytes = place_pair(NULL, rows, (size_t)limits->key_dim, &p);
     w->segment_bytes = place_segment(NULL, rows, &s);
     w->part_bytes = place_part(NULL, rows, (size_t)limits->value_dim, &t);
-    w->score_floats = rows * SCORE_LDS;
+    w->score_floats = 2 * rows * SCORE_LDS;
     w->thread_bytes = mka_recall_scratch(limits);
     size_t scored = (size_t)w->segments * (w->segment_bytes + w->score_floats * sizeof(float));
     size_t fit = round_bytes / (heads * (scored + (size_t)w->parts * w->part_bytes));
@@ -131,14 +132,18 @@ mka_status mka_recall_check(const mka_recall *rule, mka_error *error) {
 /* Parts come from all threads' caches: so many are asked for ahead. */
 enum { MERGED_AHEAD = 6 };
 
+/* A number of a part's state, of the part that lies so many behind the one that it was taken from. */
+static const float *of_part(const recall *r, const float *state, int behind) {
+    return (const float *)(const void *)((const unsigned char *)state + (ptrdiff_t)behind * (ptrdiff_t)r->work->part_bytes);
+}
+
 /* The maximum that a row's parts are taken relative to. */
-static float merge_maximum(const recall *r, size_t pair_index, int i, float most) {
-    int parts = mka_recall_parts(r, pair_index);
+static float merge_maximum(const recall *r, const part *first, int parts, int i, float most) {
     for (int n = 0; n < parts; n++) {
-        const part ahead = mka_part_at(r, pair_index, n + 2 * MERGED_AHEAD < parts ? n + 2 * MERGED_AHEAD : n);
-        __builtin_prefetch(&ahead.m[i]);
-        __builtin_prefetch(&ahead.unread[i]);
-        most = fmaxf(most, mka_part_at(r, pair_index, n).m[i]);
+        int ahead = n + 2 * MERGED_AHEAD < parts ? n + 2 * MERGED_AHEAD : n;
+        __builtin_prefetch(of_part(r, first->m + i, ahead));
+        __builtin_prefetch(of_part(r, first->unread + i, ahead));
+        most = fmaxf(most, *of_part(r, first->m + i, n));
     }
     return most;
 }
@@ -157,20 +162,21 @@ static void finish_row(const recall *r, size_t pair_index, int i, float m, float
 
 void mka_recall_merge(const recall *r, size_t pair_index, int i, int from, int to) {
     int dim = r->job->longterm->shape.value_dim, parts = mka_recall_parts(r, pair_index);
-    size_t row = mka_recall_row(r, pair_index, i), at = (size_t)i * (size_t)dim + (size_t)from;
+    const part first = mka_part_at(r, pair_index, 0);
+    const float *acc = first.acc + (size_t)i * (size_t)dim + (size_t)from;
+    size_t row = mka_recall_row(r, pair_index, i);
     float *out = r->job->out + row * (size_t)dim + from;
-    float m = merge_maximum(r, pair_index, i, r->job->m[row]), old = share_of(r->job->m[row], m), z = r->job->z[row] * old;
+    float m = merge_maximum(r, &first, parts, i, r->job->m[row]), old = share_of(r->job->m[row], m), z = r->job->z[row] * old;
     double unread = 0;
     for (int e = 0; e < to - from; e++) out[e] *= old;
     for (int n = 0; n < parts; n++) {
-        const part s = mka_part_at(r, pair_index, n);
-        const float *ahead = mka_part_at(r, pair_index, n + MERGED_AHEAD < parts ? n + MERGED_AHEAD : n).acc + at;
+        const float *ahead = of_part(r, acc, n + MERGED_AHEAD < parts ? n + MERGED_AHEAD : n);
         for (int e = 0; e < to - from; e += 16) __builtin_prefetch(ahead + e);
-        float add = share_of(s.m[i], m);
+        float add = share_of(*of_part(r, first.m + i, n), m);
         if (add == 0) continue;
-        r->ops->kernels->axpy(to - from, add, s.acc + at, out);
-        z += s.z[i] * add;
-        unread += (double)(s.unread[i] * add);
+        r->ops->kernels->axpy(to - from, add, of_part(r, acc, n), out);
+        z += *of_part(r, first.z + i, n) * add;
+        unread += (double)(*of_part(r, first.unread + i, n) * add);
     }
     float inverse = z > 0 ? 1 / z : z; /* no key at all: zero; NaN stays NaN */
     for (int e = 0; e < to - from; e++) out[e] *= inverse;
@@ -265,7 +271,7 @@ static void attend_pieces(const recall *r, int thread, int threads) {
 }
 
 /* Scores a run; the thread's next one is likely to be its own. */
-static void score_run(const recall *r, size_t index, size_t threads, unsigned char *scratch) {
+static void score_run(const recall *r, size_t index, size_t threads) {
     const mka_longterm *l = r->job->longterm;
     size_t heads = (size_t)l->shape.kv_heads;
     unit it = unit_of(r, index), then = unit_of(r, index + threads < units_of(r) ? index + threads : index);
@@ -273,7 +279,7 @@ static void score_run(const recall *r, size_t index, size_t threads, unsigned ch
     for (int s = it.run * r->run; s < end; s++) {
         const unsigned char *next = s + 1 < end ? mka_longterm_index(l, (int)(it.pair % heads), s + 1)
                                                 : mka_longterm_index(l, (int)(then.pair % heads), then.run * r->run);
-        mka_recall_score(r, it.pair, s, next, scratch);
+        mka_recall_score(r, it.pair, s, next);
     }
 }
 
@@ -317,7 +323,7 @@ static void share(void *argument, int thread, int threads) {
     atomic_store_explicit(&r->work->turns[thread].next[1], 0, memory_order_relaxed);
     mka_pool_barrier(pool);
     if (r->pieces) attend_pieces(r, thread, threads);
-    while (next_item(r, 0, thread, threads, here, units, &index)) score_run(r, index, step, scratch);
+    while (next_item(r, 0, thread, threads, here, units, &index)) score_run(r, index, step);
     mka_pool_barrier(pool);
     atomic_store_explicit(&r->work->turns[thread].next[0], 0, memory_order_relaxed); /* for the next run */
     for (size_t i = t; i < rows; i += step) mka_recall_total(r, i / group, (int)(i % group));

@@ -31,7 +31,9 @@ typedef struct pair {
 
 /* A segment as a pair has scored it. */
 typedef struct segment {
-    float *scores;    /* [r][SCORE_LDS] of clusters: logarithms of their weights; certified: of what these can be at most */
+    float *logs;      /* [r][SCORE_LDS] of clusters: logarithms of their weights; certified: of what these can be at most */
+    float *weights;   /* [r][SCORE_LDS] estimated: the weights, relative to m; once clusters are listed those of the clusters that
+                         are not read, relative to the row's estimated total */
     float *gain;      /* [r] the deviation of scores within a cluster, over that of its keys */
     float *m, *z;     /* [r] sum of the weights */
     uint64_t *wanted; /* [MKA_CLUSTERS_MOST / 64] a bit for each cluster that is to be read */
@@ -88,7 +90,7 @@ static inline int mka_recall_parts(const recall *r, size_t pair_index) {
 
 void mka_recall_prepare(const recall *r, size_t pair_index, int row);
 /* next: NULL, or the index of the segment that this thread is likely to score next. */
-void mka_recall_score(const recall *r, size_t pair_index, int segment_index, const unsigned char *next, unsigned char *scratch);
+void mka_recall_score(const recall *r, size_t pair_index, int segment_index, const unsigned char *next);
 /* The totals of a row, and what the pair's clusters are chosen by where that depends on the row alone: */
 void mka_recall_total(const recall *r, size_t pair_index, int row);
 /* or else on all rows' totals. 0: it does not. */

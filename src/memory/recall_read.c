@@ -38,8 +38,7 @@ typedef struct reader {
 
 size_t mka_recall_scratch(const mka_recall_limits *limits) {
     size_t r = (size_t)limits->head_rows;
-    size_t read = r * (BATCH_LDS + BATCH + 2) * sizeof(float) + sizeof(reader), score = SCORE_LDS * sizeof(float);
-    return ((read > score ? read : score) + MKA_ALIGN - 1) / MKA_ALIGN * MKA_ALIGN;
+    return (r * (BATCH_LDS + BATCH + 2) * sizeof(float) + sizeof(reader) + MKA_ALIGN - 1) / MKA_ALIGN * MKA_ALIGN;
 }
 
 static void fail(recall *r, const mka_error *error) {
@@ -103,7 +102,7 @@ static void sift_batch(reader *d) {
     }
     for (int i = 0; i < p->r && d->kept < d->count; i++) {
         const float *left = d->left + (size_t)i * BATCH;
-        float *rest = d->s.scores + (size_t)i * SCORE_LDS, all = 0, above = d->t.m[i] - p->log_total[i];
+        float *rest = d->s.weights + (size_t)i * SCORE_LDS, all = 0, above = d->t.m[i] - p->log_total[i];
         float back = estimated && above != 0 ? expf(fminf(above, 80.0F)) : 1;
         for (int n = 0; n < d->stretch_count; n++) {
             if (estimated) rest[d->stretches[n].cluster] += left[n] * back;
@@ -220,10 +219,10 @@ void mka_recall_read(recall *r, size_t pair_index, int run, int turn, int part_i
 /* Certified: the sum of the bounds of the clusters that were left out. */
 static void add_bounds(const recall *r, const pair *p, const segment *s, const part *t) {
     for (int i = 0; i < p->r; i++) {
-        float *scores = s->scores + (size_t)i * SCORE_LDS;
+        const float *logs = s->logs + (size_t)i * SCORE_LDS;
         if (t->m[i] == -INFINITY) t->m[i] = p->m[i]; /* nothing was read */
         for (int c = 0; c < r->job->longterm->clusters; c++)
-            if (!(s->wanted[c / 64] >> c % 64 & 1) && scores[c] > -INFINITY) t->unread[i] += expf(scores[c] - t->m[i]);
+            if (!(s->wanted[c / 64] >> c % 64 & 1) && logs[c] > -INFINITY) t->unread[i] += expf(logs[c] - t->m[i]);
     }
 }
 
@@ -232,7 +231,7 @@ static int tile_counts(const recall *r, const pair *p, const segment *s, int til
     float least = mka_recall_change(r) * MKA_RECALL_TILE;
     int counts = 0;
     for (int i = 0; i < p->r; i++) {
-        const float *weights = s->scores + (size_t)i * SCORE_LDS + (size_t)tile * MKA_TILE;
+        const float *weights = s->weights + (size_t)i * SCORE_LDS + (size_t)tile * MKA_TILE;
         float lane[8] = {0};
         for (int c = 0; c < MKA_TILE; c += 8)
             for (int e = 0; e < 8; e++) lane[e] += weights[c + e];
@@ -246,7 +245,7 @@ static int tile_counts(const recall *r, const pair *p, const segment *s, int til
 static void scale_weights(const recall *r, const pair *p, const segment *s, const part *t) {
     for (int i = 0; i < p->r; i++) {
         float scale = t->m[i] == p->log_total[i] ? 1 : expf(p->log_total[i] - t->m[i]);
-        for (int c = 0; c < r->job->longterm->clusters && scale != 1; c++) s->scores[(size_t)i * SCORE_LDS + (size_t)c] *= scale;
+        for (int c = 0; c < r->job->longterm->clusters && scale != 1; c++) s->weights[(size_t)i * SCORE_LDS + (size_t)c] *= scale;
     }
 }
 
@@ -266,7 +265,7 @@ static void mix_means(const recall *r, const pair *p, const segment *s, const pa
             if (!counts) rest[i] += sums[i];
         }
         if (!counts) continue;
-        kernels->mix[MKA_Q8_0](p->r, dim, MKA_TILE, s->scores + (size_t)tile * MKA_TILE, SCORE_LDS,
+        kernels->mix[MKA_Q8_0](p->r, dim, MKA_TILE, s->weights + (size_t)tile * MKA_TILE, SCORE_LDS,
                                means + (size_t)tile * l->mean_tile, ones, t->acc);
         ++*t->tiles;
     }

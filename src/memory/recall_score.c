@@ -41,25 +41,25 @@ void mka_recall_prepare(const recall *r, size_t pair_index, int i) {
 
 enum { ASKED = 8192 }; /* bytes that a scan does not ask for by itself, as it asks that far ahead */
 
-/* Logarithms of the clusters' weights, and the sum of these weights in m and z. That reads no memory, so the start of the next
+/* Logarithms of the clusters' weights, the weights, and their sum in m and z. That reads no memory, so the start of the next
  * segment is asked for meanwhile. */
-static void score_estimates(const recall *r, const pair *p, const segment *s, unsigned char *index, const unsigned char *next,
-                            float *scratch) {
+static void score_estimates(const recall *r, const pair *p, const segment *s, unsigned char *index, const unsigned char *next) {
     const mka_longterm *l = r->job->longterm;
     const mka_kernels *kernels = r->ops->kernels;
     const mka_directory *directory = mka_longterm_directory(l, index);
     int d = l->shape.key_dim;
-    kernels->score[MKA_Q8_0](p->r, d, l->clusters, p->x, index, 1.0F, s->scores, SCORE_LDS);
+    float change[MOST_ROWS];
+    kernels->score[MKA_Q8_0](p->r, d, l->clusters, p->x, index, 1.0F, s->logs, SCORE_LDS);
     for (int i = 0; i < p->r; i++) {
-        float *scores = s->scores + (size_t)i * SCORE_LDS, change;
+        float *logs = s->logs + (size_t)i * SCORE_LDS;
         for (int at = ASKED / p->r * i; next && at < ASKED / p->r * (i + 1); at += 64) __builtin_prefetch(next + at);
         s->gain[i] = sqrtf(kernels->dot(d, p->power + (size_t)i * (size_t)d, mka_longterm_channels(l, index)));
-        kernels->weigh(l->clusters, p->constant[i], s->gain[i], directory->deviation, directory->log_count, scores);
-        memcpy(scratch, scores, (size_t)l->clusters * sizeof *scores);
+        kernels->weigh(l->clusters, p->constant[i], s->gain[i], directory->deviation, directory->log_count, logs);
+        memcpy(s->weights + (size_t)i * SCORE_LDS, logs, (size_t)l->clusters * sizeof *logs);
         s->m[i] = -INFINITY;
         s->z[i] = 0;
-        kernels->online(1, l->clusters, scratch, SCORE_LDS, &s->m[i], &s->z[i], &change);
     }
+    kernels->online(p->r, l->clusters, s->weights, SCORE_LDS, s->m, s->z, change);
 }
 
 /* Upper bounds of the clusters' weights: |x . (key - centroid)| <= |x| radius, and what products in float32 round. */
@@ -75,16 +75,16 @@ static void score_bounds(const recall *r, const pair *p, const segment *s, const
             const float *x = p->x + (size_t)i * (size_t)d;
             float score = r->ops->kernels->dot(d, x, centroid) + p->constant[i];
             float reach = p->length[i] * (directory->radius[c] + 4e-5F * (length + directory->radius[c]));
-            s->scores[(size_t)i * SCORE_LDS + (size_t)c] = score + reach + directory->log_count[c];
+            s->logs[(size_t)i * SCORE_LDS + (size_t)c] = score + reach + directory->log_count[c];
         }
     }
 }
 
-void mka_recall_score(const recall *r, size_t pair_index, int index, const unsigned char *next, unsigned char *scratch) {
+void mka_recall_score(const recall *r, size_t pair_index, int index, const unsigned char *next) {
     const pair p = mka_pair_at(r, pair_index);
     const segment s = mka_segment_at(r, pair_index, index);
     unsigned char *at = mka_longterm_index(r->job->longterm, p.head, index);
-    if (r->job->rule->contract == MKA_RECALL_ESTIMATED) score_estimates(r, &p, &s, at, next, (float *)(void *)scratch);
+    if (r->job->rule->contract == MKA_RECALL_ESTIMATED) score_estimates(r, &p, &s, at, next);
     if (r->job->rule->contract == MKA_RECALL_CERTIFIED) score_bounds(r, &p, &s, at);
 }
 
@@ -109,7 +109,7 @@ static int tokens_of(const mka_directory *directory, int cluster) {
 /* The largest share of the softmax that a cluster takes in any row, as a step. */
 static int share_step(const pair *p, const segment *s, int cluster) {
     float most = -INFINITY;
-    for (int i = 0; i < p->r; i++) most = fmaxf(most, s->scores[(size_t)i * SCORE_LDS + (size_t)cluster] - p->log_total[i]);
+    for (int i = 0; i < p->r; i++) most = fmaxf(most, s->logs[(size_t)i * SCORE_LDS + (size_t)cluster] - p->log_total[i]);
     return step_of(most);
 }
 
@@ -135,7 +135,7 @@ static int step_of_share(const recall *r, const pair *p, size_t pair_index, floa
         for (int n = 0; n < r->segments; n++) {
             const segment s = mka_segment_at(r, pair_index, n);
             for (int c = 0; c < r->job->longterm->clusters; c++)
-                steps[share_step(p, &s, c)] += expf(s.scores[(size_t)i * SCORE_LDS + (size_t)c] - p->log_total[i]);
+                steps[share_step(p, &s, c)] += expf(s.logs[(size_t)i * SCORE_LDS + (size_t)c] - p->log_total[i]);
         }
         while (step < STEPS && unread + steps[step] <= rest) unread += steps[step++];
         if (step < least) least = step;
@@ -151,9 +151,9 @@ static void choose_bounds(const recall *r, const pair *p, size_t pair_index) {
         float log_budget = logf(0.5F * eps / (1 - eps) * p->z[i] * (1 - 1e-4F)) + p->m[i], steps[STEPS] = {0}, sum = 0;
         int step = 0;
         for (int n = 0; n < r->segments; n++) {
-            const float *scores = mka_segment_at(r, pair_index, n).scores + (size_t)i * SCORE_LDS;
+            const float *logs = mka_segment_at(r, pair_index, n).logs + (size_t)i * SCORE_LDS;
             for (int c = 0; c < r->job->longterm->clusters; c++)
-                if (scores[c] > -INFINITY) steps[step_of(scores[c] - log_budget)] += expf(scores[c] - log_budget);
+                if (logs[c] > -INFINITY) steps[step_of(logs[c] - log_budget)] += expf(logs[c] - log_budget);
         }
         steps[0] += (float)(r->segments * r->job->longterm->clusters) * expf(step_value(1)); /* whatever lies below the first */
         while (step < STEPS - 1 && sum + steps[step] <= 1) sum += steps[step++];
@@ -212,9 +212,9 @@ void mka_recall_choose(const recall *r, size_t pair_index) {
     }
 }
 
-static uint64_t larger(int count, const float *scores, float floor) {
+static uint64_t larger(int count, const float *logs, float floor) {
     uint64_t bits = 0;
-    for (int c = 0; c < count; c++) bits |= (uint64_t) !(scores[c] <= floor) << c;
+    for (int c = 0; c < count; c++) bits |= (uint64_t) !(logs[c] <= floor) << c;
     return bits;
 }
 
@@ -228,10 +228,10 @@ static void want(const recall *r, const pair *p, const segment *s, const mka_dir
         int count = clusters - first < 64 ? clusters - first : 64;
         uint64_t bits = 0;
         for (int i = 0; i < p->r; i++) {
-            const float *scores = s->scores + (size_t)i * SCORE_LDS + first;
-            bits |= by_effect ? r->ops->kernels->above(count, scores, s->gain[i], directory->deviation + first,
+            const float *logs = s->logs + (size_t)i * SCORE_LDS + first;
+            bits |= by_effect ? r->ops->kernels->above(count, logs, s->gain[i], directory->deviation + first,
                                                        directory->worth + first, floor[i])
-                              : larger(count, scores, floor[i]);
+                              : larger(count, logs, floor[i]);
         }
         s->wanted[first / 64] = bits;
     }
@@ -262,13 +262,14 @@ static void ask_keys(const recall *r, const pair *p, const segment *s, const mka
         }
 }
 
-/* Scores of the clusters that are not read become weights, relative to the estimated total; of those that are, 0. */
+/* Weights become relative to the estimated total; those of the clusters that are read, 0. */
 static void weigh_rest(const recall *r, const pair *p, const segment *s) {
     for (int i = 0; i < p->r; i++) {
-        float *weights = s->scores + (size_t)i * SCORE_LDS, m = p->log_total[i], sum = 0, change;
+        float *weights = s->weights + (size_t)i * SCORE_LDS, factor = expf(s->m[i] - p->log_total[i]);
+        if (s->m[i] == -INFINITY) factor = 0;
+        r->ops->kernels->fuse(1, r->job->longterm->clusters, &factor, &(const float *){weights}, weights);
         for (int w = 0; w < MKA_CLUSTERS_MOST / 64; w++)
-            for (uint64_t bits = s->wanted[w]; bits; bits &= bits - 1) weights[64 * w + __builtin_ctzll(bits)] = -INFINITY;
-        r->ops->kernels->online(1, r->job->longterm->clusters, weights, SCORE_LDS, &m, &sum, &change);
+            for (uint64_t bits = s->wanted[w]; bits; bits &= bits - 1) weights[64 * w + __builtin_ctzll(bits)] = 0;
     }
 }
 
