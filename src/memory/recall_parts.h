@@ -11,7 +11,9 @@ enum {
     SCORE_LDS = MKA_CLUSTERS_MOST + 16,
     BATCH = MKA_SIFT_MOST, /* rows read at once */
     BATCH_LDS = BATCH + 16,
-    MOST_ROWS = 64 /* query heads of a group */
+    MOST_ROWS = 64,   /* query heads of a group */
+    MOST_PIECES = 40, /* parts of a local tier */
+    MOST_EXTRAS = 128 /* parts beside those of runs and pieces, all pairs together */
 };
 
 /* One query and one key/value head: r rows, those of the group's query heads. This and the next two are views, which say where
@@ -71,6 +73,10 @@ typedef struct recall {
 pair mka_pair_at(const recall *r, size_t index);
 segment mka_segment_at(const recall *r, size_t pair_index, int index);
 part mka_part_at(const recall *r, size_t pair_index, int index);
+
+static inline size_t mka_recall_group(const recall *r) {
+    return (size_t)(r->job->heads / r->job->longterm->shape.kv_heads);
+}
 
 /* Where the job has row i of a pair: query * heads + query head. */
 static inline size_t mka_recall_row(const recall *r, size_t pair_index, int i) {
