@@ -224,6 +224,20 @@ BUILTIN(unsigned, lanes_atomic_add, "_Z10atomic_addPU7CLlocalVjj", volatile unsi
     *to = old + x;
     return old;
 }
+BUILTIN(unsigned, lanes_atomic_add_global, "_Z10atomic_addPU8CLglobalVjj", volatile unsigned *to, unsigned x) {
+    unsigned old = *to;
+    *to = old + x;
+    return old;
+}
+BUILTIN(unsigned, lanes_atomic_inc_global, "_Z10atomic_incPU8CLglobalVj", volatile unsigned *to) {
+    return (*to)++;
+}
+BUILTIN(unsigned, lanes_atomic_exchange_global, "_Z14atomic_cmpxchgPU8CLglobalVjjj", volatile unsigned *to, unsigned old,
+        unsigned x) {
+    unsigned was = *to;
+    if (was == old) *to = x;
+    return was;
+}
 BUILTIN(void, lanes_store, "_Z7vstore4Dv4_fmPU8CLglobalf", float4 x, size_t at, float *to) {
     memcpy(to + 4 * at, &x, sizeof x);
 }

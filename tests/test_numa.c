@@ -82,7 +82,7 @@ static void make(cache *c, uint64_t nodes, mka_numa_mode mode, int kv_heads) {
         mka_tiers_layout(&c->shared, &recall, 1, kv_heads, threads, 0, &c->work);
         if (pass == 0) assert_int_equal(mka_arena_reserve(&c->work, &error), MKA_OK);
     }
-    mka_local_shape shape = {kv_heads, DIM, DIM, 0, MKA_F16, MKA_F16, TOKENS, 1, NULL};
+    mka_local_shape shape = {kv_heads, DIM, DIM, 0, MKA_F16, MKA_F16, TOKENS, 1, NULL, 0};
     assert_int_equal(mka_tiers_create(&shape, &c->shared, &c->tiers, &error), MKA_OK);
     mka_placement_bind(&c->placement, &c->tiers);
     size_t width = (size_t)kv_heads * DIM;

@@ -16,6 +16,7 @@
 #include <mka/session.h>
 
 #include "memory/memory_layers.h"
+#include "opencl/longterm.h"
 #include "opencl_device.h"
 #include "reference_model.h"
 
@@ -186,6 +187,27 @@ static void a_long_memory(void **state) {
     destroy(&b);
 }
 
+/* Lets the device have as little as a memory takes that leaves its rows behind. */
+static void limit_to(const mka_memory_options *o) {
+    mka_device *d = device->device;
+    mka_error error;
+    d->ring_least = 1; /* these contexts are short */
+    for (uint64_t more = 64 << 10;; more += more / 16) {
+        mka_memory *memory;
+        d->limit = d->usage.taken + more;
+        if (mka_memory_create(device, o, &memory, &error)) fail_msg("%s", error.message);
+        int there = memory->residents != NULL;
+        if (there) assert_int_equal(memory->rows_there, 0);
+        mka_memory_destroy(memory);
+        if (there) return;
+    }
+}
+
+static void no_limit(uint64_t limit) {
+    device->device->limit = limit;
+    device->device->ring_least = MKA_CL_RING;
+}
+
 /* What NVIDIA's matrix units take: single tokens and prompts, all widths, whole groups of heads and parts of them. */
 static void on_matrix_units(void **state) {
     (void)state;
@@ -199,13 +221,18 @@ static void on_matrix_units(void **state) {
         mka_type local;
     } shapes[] = {{7, 1, 128, 1024, 9500, MKA_F16}, {14, 2, 64, 64, 3000, MKA_Q8_0}, {32, 2, 128, 256, 3000, MKA_BF16},
                   {3, 3, 64, 512, 4000, MKA_F16},   {4, 1, 256, 320, 3000, MKA_F16}, {9, 3, 64, 64, 2000, MKA_Q4_0}};
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+    uint64_t limit = device->device->limit;
+    size_t count = sizeof shapes / sizeof *shapes;
+    for (size_t j = 0; j < 2 * count; j++) { /* all rows there; then in memory */
+        size_t i = j % count;
         char what[100];
         mka_memory_options o;
         mka_memory_defaults(&o);
         o.heads = shapes[i].heads, o.kv_heads = shapes[i].kv_heads, o.head_dim = shapes[i].dim;
         o.plan.window = shapes[i].window, o.context = shapes[i].context, o.local = shapes[i].local, o.queries = 250;
-        snprintf(what, sizeof what, "heads %d/%d of %d, window %d", o.heads, o.kv_heads, o.head_dim, o.plan.window);
+        snprintf(what, sizeof what, "heads %d/%d of %d, window %d (%d)", o.heads, o.kv_heads, o.head_dim, o.plan.window,
+                 j >= count);
+        if (j >= count) limit_to(&o);
         both b = make(device, o, 11 + i);
         for (int length = 0; length + 250 <= o.context; length += 250) {
             append(&b, 250);
@@ -213,6 +240,7 @@ static void on_matrix_units(void **state) {
             if (length % 1000 == 0) compare(what, &b, 40, &rules[RULES - 1], tolerance(&o));
         }
         destroy(&b);
+        no_limit(limit);
     }
 }
 
@@ -280,7 +308,7 @@ static void a_memory_without_room(void **state) {
     mka_memory_defaults(&o);
     o.heads = 4, o.kv_heads = 2, o.head_dim = 32, o.queries = 100, o.context = 2000;
     o.plan.window = 64;
-    options.device_memory = 1 << 20;
+    options.device_memory = 1 << 18;
     logged[0] = 0;
     assert_int_equal(mka_engine_create(&options, &small, NULL), MKA_OK);
     both b = make(small, o, 5);
@@ -292,6 +320,77 @@ static void a_memory_without_room(void **state) {
     }
     destroy(&b);
     mka_engine_destroy(small);
+}
+
+/* ---- rows that stay in memory ---- */
+
+/* Small rings, which all but single tokens want more of than they take at once, by every rule. */
+static void rows_that_stay(void **state) {
+    (void)state;
+    need_device();
+    static const mka_type keys[] = {MKA_Q8_0, MKA_F16, MKA_F32}, values[] = {MKA_Q8_0, MKA_Q4_0, MKA_BF16};
+    static const int dims[] = {64, 40, 16};
+    uint64_t limit = device->device->limit;
+    for (int i = 0; i < 3; i++) {
+        mka_memory_options o;
+        mka_device_usage before, after;
+        mka_memory_defaults(&o);
+        o.kv_heads = 1 + i % 2, o.heads = 2 * o.kv_heads, o.head_dim = dims[i];
+        o.plan.key_type = keys[i], o.plan.value_type = values[i];
+        o.plan.window = 64, o.queries = 60, o.context = 1800;
+        logged[0] = 0;
+        limit_to(&o);
+        if (!strstr(logged, "long-term rows of 1 of 1 layers stay in memory")) fail_msg("it said: %s", logged);
+        mka_engine_get_device_usage(device, &before);
+        one_memory(o, 31 + (uint64_t)i);
+        mka_engine_get_device_usage(device, &after);
+        if (after.fetched <= before.fetched) fail_msg("no rows came for memory %d", i);
+        no_limit(limit);
+    }
+}
+
+/* What was wanted once is there when it is wanted again, and only what is new comes; until other rows took its place. */
+static void rows_come_once(void **state) {
+    (void)state;
+    need_device();
+    uint64_t limit = device->device->limit;
+    mka_memory_options o;
+    mka_device_usage u[4];
+    mka_error error;
+    mka_memory_defaults(&o);
+    o.heads = 2, o.kv_heads = 1, o.head_dim = 32, o.plan.window = 64, o.queries = 100, o.context = 10000;
+    limit_to(&o);
+    both b = make(device, o, 3);
+    for (int length = 0; length < 9900; length += 100) append(&b, 100);
+    float q[64], out[64];
+    const mka_recall few = {.contract = MKA_RECALL_ESTIMATED, .tokens = 100};
+    mka_memory_set_recall(b.there, &few, NULL);
+    for (int i = 0; i < 64; i++) q[i] = 4 * reference_random(&b.seed);
+    for (int i = 0; i < 3; i++) {
+        mka_used used = {.queries = 0};
+        mka_engine_get_device_usage(device, &u[i]);
+        assert_int_equal(mka_memory_attend(b.there, 0, 1, q, out, &used, &error), MKA_OK);
+        if (i == 0) mka_engine_get_device_usage(device, &u[3]);
+        if (i == 0) assert_int_equal(u[3].fetched - u[0].fetched, used.scored_tokens);
+        if (i == 1) compare("all", &b, 1, &rules[5], 1e-3F); /* reads everything, by pieces: nothing else is left there */
+        mka_memory_set_recall(b.there, &few, NULL);
+    }
+    mka_engine_get_device_usage(device, &u[3]);
+    assert_true(u[1].fetched > u[0].fetched);
+    assert_true(u[3].fetched > u[2].fetched);
+    mka_engine_get_device_usage(device, &u[0]);
+    assert_int_equal(mka_memory_attend(b.there, 0, 1, q, out, NULL, &error), MKA_OK);
+    mka_engine_get_device_usage(device, &u[1]);
+    assert_int_equal(u[1].fetched, u[0].fetched);
+    for (int i = 0; i < RULES; i++) compare("at the end", &b, 2, &rules[i], 1e-3F);
+    mka_memory_reset(b.here);
+    mka_memory_reset(b.there);
+    for (int length = 0; length < 3000; length += 100) append(&b, 100); /* other rows in the same places */
+    for (int i = 0; i < RULES; i++) compare("after a reset", &b, 2, &rules[i], 1e-3F);
+    b.there->layers[0].tiers.there->ring.now = 0xfffffff0U; /* counted round: it begins anew */
+    for (int i = 0; i < RULES; i++) compare("after many", &b, 2, &rules[i], 1e-3F);
+    destroy(&b);
+    no_limit(limit);
 }
 
 /* ---- sessions ---- */
@@ -371,8 +470,8 @@ static void sessions(void **state) {
 static void sessions_without_room(void **state) {
     (void)state;
     need_device();
-    int seen[3] = {0};
-    for (uint64_t bytes = (uint64_t)64 << 20; bytes > 1 << 20 && !(seen[0] && seen[1]); bytes -= bytes / 12) {
+    int seen[3] = {0}, without = 0;
+    for (uint64_t bytes = (uint64_t)64 << 20; bytes > 1 << 20 && !(seen[0] && seen[1]); bytes -= bytes / 24) {
         mka_engine_options options = options_of("opencl");
         mka_engine *small;
         mka_model *model;
@@ -382,6 +481,7 @@ static void sessions_without_room(void **state) {
         options.device_memory = bytes;
         logged[0] = 0;
         assert_int_equal(mka_engine_create(&options, &small, NULL), MKA_OK);
+        small->device->ring_least = 1;
         assert_int_equal(mka_model_random(small, "tiny", MKA_Q8_0, NULL, 3, &model, &error), MKA_OK);
         mka_status status = mka_session_create(model, &o, &session, &error);
         mka_session_destroy(session);
@@ -389,9 +489,11 @@ static void sessions_without_room(void **state) {
         const char *said = strstr(logged, "that of ");
         int there = status ? -1 : said ? said[8] - '0' : 2;
         if (there >= 0 && there < 2 && !seen[there]++) compare_sessions("a part of the tiers", small, NULL, 0);
+        if (there == 2 && strstr(logged, "of 2 layers stay in memory") && !without++)
+            compare_sessions("a part of the rows", small, NULL, 1);
         mka_engine_destroy(small);
     }
-    assert_true(seen[0] && seen[1]);
+    assert_true(seen[0] && seen[1] && without);
 }
 
 int main(void) {
@@ -402,6 +504,8 @@ int main(void) {
         cmocka_unit_test(shared_by_lanes),
         cmocka_unit_test(layers_that_stay_dense),
         cmocka_unit_test(a_memory_without_room),
+        cmocka_unit_test(rows_that_stay),
+        cmocka_unit_test(rows_come_once),
         cmocka_unit_test(sessions),
         cmocka_unit_test(sessions_without_room),
     };

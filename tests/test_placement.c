@@ -242,7 +242,7 @@ static void a_heads_share_is_one_range(void **state) {
     (void)state;
     mka_topology *t = describe("node:2 core:2 pu:1");
     mka_placement p = plan_of(t, 4, MKA_NUMA_AUTO);
-    mka_local_shape shape = {3, 64, 64, 1, MKA_F16, MKA_F16, 20000, 1, NULL};
+    mka_local_shape shape = {3, 64, 64, 1, MKA_F16, MKA_F16, 20000, 1, NULL, 0};
     mka_tiers tiers;
     mka_error error;
     ranges r = {.count = 0};

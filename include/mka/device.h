@@ -37,7 +37,9 @@ typedef struct mka_device_usage {
     uint64_t taken;                /* bytes held on the device now */
     uint64_t up_bytes, down_bytes; /* written to it, read from it */
     uint64_t kernels;              /* launched */
+    uint64_t fetched; /* tokens whose long-term rows are kept in memory, and were sent there because recall wanted them */
     double up_seconds, down_seconds, kernel_seconds, wait_seconds;
+    double fetch_seconds; /* that the host took to find those rows */
 } mka_device_usage;
 
 MKA_API void mka_engine_get_device_usage(const mka_engine *engine, mka_device_usage *usage);

@@ -157,9 +157,9 @@ int mka_layer_tiered(const mka_layer_config *config);
 
 /* The caches and the summary of one layer, empty, for passes of so many queries; summary [width] is borrowed (NULL for variants
  * without), and so is shared, which gives layers that may have one a long-term tier (NULL: none). device: where the caches are to
- * be (NULL: in memory). */
+ * be (NULL: in memory); rows_here: as of mka_local_shape. */
 mka_status mka_layer_state_create(const mka_layer_config *config, mka_type key_type, mka_type value_type, int capacity,
-                                  int queries, float *summary, mka_tiers_shared *shared, mka_device *device,
+                                  int queries, float *summary, mka_tiers_shared *shared, mka_device *device, int rows_here,
                                   mka_layer_state *state, mka_error *error);
 void mka_layer_state_destroy(mka_layer_state *state);
 void mka_layer_state_reset(mka_layer_state *state, const mka_layer_config *config, mka_ops *ops);

@@ -110,7 +110,7 @@ void mka_measure_grouped(const mka_layer_config *c, int n, mka_attention_sizes *
 
 static int grouped_caches(const mka_layer_config *c, mka_type key_type, mka_type value_type, int capacity,
                           mka_local_shape shapes[MKA_LEVELS]) {
-    shapes[0] = (mka_local_shape){c->kv_heads, c->head_dim, c->value_dim, 0, key_type, value_type, capacity, 0, NULL};
+    shapes[0] = (mka_local_shape){c->kv_heads, c->head_dim, c->value_dim, 0, key_type, value_type, capacity, 0, NULL, 0};
     return 1;
 }
 

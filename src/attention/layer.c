@@ -68,7 +68,7 @@ mka_status mka_attend(mka_engine *engine, const mka_attend_shape *s, const float
                                     .context = s->kv_len};
     mka_arena arena = {.base = NULL};
     mka_local cache = {.keys = NULL};
-    mka_local_shape shape = {s->kv_heads, s->head_dim, s->head_dim, 0, s->type, s->type, s->kv_len, s->q_len, engine->device};
+    mka_local_shape shape = {s->kv_heads, s->head_dim, s->head_dim, 0, s->type, s->type, s->kv_len, s->q_len, engine->device, 0};
     float *rows = NULL, *tokens_q = NULL, *tokens_out = NULL;
     size_t kv = (size_t)s->kv_heads * (size_t)s->head_dim, width = (size_t)s->heads * (size_t)s->head_dim;
     for (int pass = 0; pass < 2; pass++) { /* measure, then carve */
@@ -348,7 +348,7 @@ mka_status mka_attention_create(mka_engine *engine, const mka_attention_options 
     int routed = options->variant == MKA_MKA || options->variant == MKA_FASTMKA;
     if (!status)
         status = mka_layer_state_create(&a->layer.config, options->key_type, options->value_type, a->context, a->chunk,
-                                        routed ? a->summary : NULL, NULL, engine->device, &a->state, error);
+                                        routed ? a->summary : NULL, NULL, engine->device, 0, &a->state, error);
     if (status) {
         mka_attention_destroy(a);
         return status;

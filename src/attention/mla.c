@@ -17,7 +17,7 @@ static int row_width(const mka_layer_config *c) {
 static int mla_caches(const mka_layer_config *c, mka_type key_type, mka_type value_type, int capacity,
                       mka_local_shape shapes[MKA_LEVELS]) {
     (void)value_type; /* the value is a part of the key's row */
-    shapes[0] = (mka_local_shape){1, row_width(c), c->latent_dim, 1, key_type, key_type, capacity, 0, NULL};
+    shapes[0] = (mka_local_shape){1, row_width(c), c->latent_dim, 1, key_type, key_type, capacity, 0, NULL, 0};
     return 1;
 }
 

@@ -55,7 +55,7 @@ int mka_layer_tiered(const mka_layer_config *config) {
 }
 
 mka_status mka_layer_state_create(const mka_layer_config *config, mka_type key_type, mka_type value_type, int capacity,
-                                  int queries, float *summary, mka_tiers_shared *shared, mka_device *device,
+                                  int queries, float *summary, mka_tiers_shared *shared, mka_device *device, int rows_here,
                                   mka_layer_state *state, mka_error *error) {
     *state = (mka_layer_state){.summary = summary};
     mka_local_shape shapes[MKA_LEVELS];
@@ -65,6 +65,7 @@ mka_status mka_layer_state_create(const mka_layer_config *config, mka_type key_t
         mka_tiers_shared *tiers = mka_layer_tiered(config) ? shared : NULL;
         shape->queries = queries;
         shape->device = device;
+        shape->rows_here = rows_here;
         mka_status status = mka_tiers_create(shape, tiers, &state->cache[state->caches], error);
         if (status) {
             mka_layer_state_destroy(state);

@@ -112,6 +112,8 @@ static void subtract(mka_device_usage *usage, const mka_device_usage *before) {
     usage->down_seconds -= before->down_seconds;
     usage->kernel_seconds -= before->kernel_seconds;
     usage->wait_seconds -= before->wait_seconds;
+    usage->fetched -= before->fetched;
+    usage->fetch_seconds -= before->fetch_seconds;
 }
 
 /* One more call, in which a device takes the times of its commands: they make it slower, so that it is no sample. */
@@ -197,19 +199,23 @@ void mka_bench_print_device(const mka_bench *bench, const mka_bench_row *row, co
         (double)u->kernels / row->profiled, each * u->kernel_seconds, 1e-6 * (double)u->up_bytes / row->profiled,
         each * u->up_seconds, 1e-6 * (double)u->down_bytes / row->profiled, each * u->down_seconds, each * u->wait_seconds, rate);
     if (fraction > 0) mka_cli_print(bench->cli, ", %.0f%% of its %.1f", 100 * fraction, r->read.median);
+    if (u->fetched > 0)
+        mka_cli_print(bench->cli, "\n        rows of %.0f tokens came from memory, found in %.4f ms",
+                      (double)u->fetched / row->profiled, each * u->fetch_seconds);
     mka_cli_print(bench->cli, "\n");
 }
 
 static json_t *device_json(const mka_bench_row *row, const mka_bench_result *r) {
     const mka_device_usage *u = &row->device;
     double each = 1e3 / row->profiled, fraction, rate = kernel_rate(row, r, &fraction);
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "kernels",
-                     mka_cli_json_real((double)u->kernels / row->profiled), "kernel_ms",
-                     mka_cli_json_real(each * u->kernel_seconds), "up_ms", mka_cli_json_real(each * u->up_seconds), "down_ms",
-                     mka_cli_json_real(each * u->down_seconds), "wait_ms", mka_cli_json_real(each * u->wait_seconds), "up_bytes",
-                     mka_cli_json_real((double)u->up_bytes / row->profiled), "down_bytes",
-                     mka_cli_json_real((double)u->down_bytes / row->profiled), "kernel_gbps", mka_cli_json_real(rate),
-                     "kernel_fraction", mka_cli_json_real(fraction));
+    return json_pack(
+        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "kernels",
+        mka_cli_json_real((double)u->kernels / row->profiled), "kernel_ms", mka_cli_json_real(each * u->kernel_seconds), "up_ms",
+        mka_cli_json_real(each * u->up_seconds), "down_ms", mka_cli_json_real(each * u->down_seconds), "wait_ms",
+        mka_cli_json_real(each * u->wait_seconds), "up_bytes", mka_cli_json_real((double)u->up_bytes / row->profiled),
+        "down_bytes", mka_cli_json_real((double)u->down_bytes / row->profiled), "kernel_gbps", mka_cli_json_real(rate),
+        "kernel_fraction", mka_cli_json_real(fraction), "fetched_tokens", mka_cli_json_real((double)u->fetched / row->profiled),
+        "fetch_ms", mka_cli_json_real(each * u->fetch_seconds));
 }
 
 void mka_bench_row_json(const mka_bench *bench, const mka_bench_row *row, const mka_bench_result *r, json_t *out) {

@@ -104,7 +104,8 @@ static int start_recall(mka_bench *bench, mka_bench_store *s) {
 
 int mka_bench_store_make(mka_bench *bench, mka_bench_kv *kv, mka_bench_store *s) {
     s->shape = (mka_bench_kv_shape){s->heads, s->kv_heads, s->key_dim, s->value_dim, s->context, {{0, 0, 0}}};
-    s->sets = s->tiered && bench->cli->options.plan.spill != NULL ? SETS : 1;
+    /* what stays elsewhere until it is wanted: neighbouring queries want other rows, one query the same ones again */
+    s->sets = s->tiered && (bench->cli->options.plan.spill != NULL || bench->cli->options.device_memory > 0) ? SETS : 1;
     size_t q = (size_t)s->sets * (size_t)s->queries * (size_t)s->heads * (size_t)s->key_dim;
     size_t out = (size_t)s->queries * (size_t)s->heads * (size_t)s->value_dim;
     s->q = malloc(q * sizeof *s->q);

@@ -22,6 +22,7 @@ typedef struct mka_local_shape {
     int capacity;       /* tokens */
     int queries;        /* of one pass at most */
     mka_device *device; /* where it is to be; NULL: in memory */
+    int rows_here;      /* with it: 1: the rows of a long-term tier behind it stay in memory (there.h) */
 } mka_local_shape;
 
 typedef struct mka_local {

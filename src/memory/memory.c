@@ -36,10 +36,33 @@ static mka_status check(const mka_memory_options *o, mka_error *error) {
     return mka_memory_plan_check(&o->plan, error);
 }
 
-static mka_local_shape local_shape(const mka_memory *memory) {
+static mka_local_shape local_shape(const mka_memory *memory, int layer) {
     const mka_memory_options *o = &memory->options;
     mka_device *device = memory->residents ? memory->ops.host.engine->device : NULL;
-    return (mka_local_shape){o->kv_heads, o->head_dim, o->head_dim, 0, o->local, o->local, o->context, o->queries, device};
+    int rows_here = device && layer >= memory->rows_there;
+    return (mka_local_shape){o->kv_heads, o->head_dim, o->head_dim, 0,      o->local,
+                             o->local,    o->context,  o->queries,  device, rows_here};
+}
+
+/* Layers whose rows are there too, if all layers are: as many of the first as there is room for; -1: there is no room for all. */
+static int place_layers(mka_memory *memory, uint64_t room) {
+    const mka_memory_options *o = &memory->options;
+    mka_local_shape with = local_shape(memory, 0), without = with;
+    with.rows_here = 0;
+    without.rows_here = 1;
+    uint64_t all = mka_there_bytes(&with, &o->plan), least = mka_there_bytes(&without, &o->plan), layers = (uint64_t)o->layers;
+    if (layers * least > room) return -1;
+    if (layers * all <= room) return o->layers;
+    return (int)((room - layers * least) / (all - least));
+}
+
+/* What operands take there, which are the caller's: the keys and values, queries and outputs of a call, and a segment's on its
+ * way back. Room for one grows by doubling. */
+static uint64_t operand_bytes(const mka_memory_options *o) {
+    uint64_t calls = (uint64_t)o->queries * (uint64_t)o->heads, segment = (uint64_t)mka_longterm_segment(o->plan.window),
+             bytes = 4096;
+    while (bytes < (calls > segment ? calls : segment) * (uint64_t)o->head_dim * sizeof(float)) bytes *= 2;
+    return 3 * bytes;
 }
 
 /* The device, where it has room for all layers and what they work in. */
@@ -51,12 +74,21 @@ static mka_status go_there(mka_memory *memory, mka_error *error) {
     mka_status status = mka_residents_create(engine->device, &memory->residents, error);
     if (!status) status = mka_ops_device(&memory->ops.device, &memory->ops.host, memory->residents, error);
     if (status) return status;
-    mka_local_shape shape = local_shape(memory);
-    uint64_t bytes = (uint64_t)o->layers * mka_there_bytes(&shape, &o->plan) + mka_ops_device_scratch(&memory->ops.device);
-    uint64_t room = mka_device_room(engine->device);
-    if (bytes <= room) return mka_ops_mirror(&memory->ops.device, NULL, 0, error);
-    mka_log(engine, MKA_LOG_WARN, "the device has %s left and this memory takes %s: it is in memory, and the CPU recalls",
-            mka_size_text(room, have, sizeof have), mka_size_text(bytes, need, sizeof need));
+    uint64_t room = mka_device_room(engine->device), scratch = mka_ops_device_scratch(&memory->ops.device) + operand_bytes(o);
+    memory->rows_there = room < scratch ? -1 : place_layers(memory, room - scratch);
+    mka_local_shape shape = local_shape(memory, 0);
+    shape.rows_here = 0;
+    mka_size_text(room, have, sizeof have);
+    mka_size_text((uint64_t)o->layers * mka_there_bytes(&shape, &o->plan) + scratch, need, sizeof need);
+    if (memory->rows_there >= 0 && memory->rows_there < o->layers)
+        mka_log(
+            engine, MKA_LOG_WARN,
+            "the device has %s left and this memory takes %s: long-term rows of %d of %d layers stay in memory, and those that "
+            "are wanted come from there",
+            have, need, o->layers - memory->rows_there, o->layers);
+    if (memory->rows_there >= 0) return mka_ops_mirror(&memory->ops.device, NULL, 0, error);
+    mka_log(engine, MKA_LOG_WARN, "the device has %s left and this memory takes %s: it is in memory, and the CPU recalls", have,
+            need);
     mka_ops_device_end(&memory->ops.device);
     mka_residents_destroy(memory->residents);
     memory->residents = NULL;
@@ -66,7 +98,7 @@ static mka_status go_there(mka_memory *memory, mka_error *error) {
 /* The limit of RAM and the spill file, once the workspace is measured. */
 static mka_status open_budget(mka_memory *memory, mka_error *error) {
     mka_memory_options *o = &memory->options;
-    mka_local_shape shape = local_shape(memory);
+    mka_local_shape shape = local_shape(memory, 0);
     mka_budget budget = {.fixed = 0};
     for (int i = 0; i < o->layers; i++) mka_budget_add(&budget, &shape, &o->plan, 1);
     mka_status status = mka_budget_open(&budget, &o->plan, memory->work.used, mka_pool_threads(memory->ops.host.pool),
@@ -123,9 +155,10 @@ mka_status mka_memory_create(mka_engine *engine, const mka_memory_options *optio
     if (status) goto fail;
     memory->ops.host.places = mka_placement_places(&memory->placement);
     status = lay_out(memory, error);
-    mka_local_shape shape = local_shape(memory);
-    for (int i = 0; i < o->layers && !status; i++)
+    for (int i = 0; i < o->layers && !status; i++) {
+        mka_local_shape shape = local_shape(memory, i);
         status = mka_tiers_create(&shape, &memory->shared, &memory->layers[i].tiers, error);
+    }
     if (status) goto fail;
     for (int i = 0; i < o->layers; i++) mka_placement_bind(&memory->placement, &memory->layers[i].tiers);
     mka_placement_log(&memory->placement, engine);

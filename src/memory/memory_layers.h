@@ -13,6 +13,7 @@ struct mka_memory {
     mka_memory_options options;
     mka_pair ops;
     mka_residents *residents; /* of no weights, which a device's operations want to know; NULL: all is in memory */
+    int rows_there;           /* with it: as many of the first layers have all their long-term rows there */
     mka_arena work;
     mka_tiers_shared shared;
     mka_placement placement;

@@ -10,8 +10,9 @@
 
 /* ---- sizes ---- */
 
-static mka_device_longterm_shape shape_of(const mka_longterm_shape *s) {
-    return (mka_device_longterm_shape){.kv_heads = s->kv_heads,
+/* device: where rows stay here; NULL elsewhere. */
+static mka_device_longterm_shape shape_of(const mka_longterm_shape *s, const mka_device *device) {
+    mka_device_longterm_shape there = {.kv_heads = s->kv_heads,
                                        .key_dim = s->key_dim,
                                        .value_dim = s->value_dim,
                                        .key_type = s->key_type,
@@ -19,12 +20,19 @@ static mka_device_longterm_shape shape_of(const mka_longterm_shape *s) {
                                        .segment = s->segment,
                                        .clusters = s->segment / MKA_CLUSTER_TOKENS,
                                        .segments = (s->capacity + s->segment - 1) / s->segment};
+    if (device) there.ring = mka_device_ring(device, &there);
+    return there;
+}
+
+static mka_device_longterm_shape shape_there(const mka_tiers *t) {
+    const mka_local_shape *s = &t->local.shape;
+    return shape_of(&t->longterm.shape, s->rows_here ? s->device : NULL);
 }
 
 uint64_t mka_there_bytes(const mka_local_shape *s, const mka_memory_plan *plan) {
     mka_longterm_shape far = {
         s->kv_heads, s->key_dim, s->value_dim, plan->key_type, plan->value_type, mka_longterm_segment(plan->window), s->capacity};
-    mka_device_longterm_shape there = shape_of(&far);
+    mka_device_longterm_shape there = shape_of(&far, s->rows_here ? s->device : NULL);
     mka_local_shape local = *s;
     local.capacity = mka_tiers_local_tokens(s, plan);
     return mka_local_bytes_there(&local) + mka_device_longterm_bytes(&there);
@@ -33,7 +41,7 @@ uint64_t mka_there_bytes(const mka_local_shape *s, const mka_memory_plan *plan) 
 /* A segment as it lies there, or a head's rows of it on their way from there. */
 size_t mka_there_room(const mka_recall_limits *l, const mka_memory_plan *plan) {
     mka_longterm_shape far = {1, l->key_dim, l->value_dim, plan->key_type, plan->value_type, l->segment, l->segment};
-    mka_device_longterm_shape there = shape_of(&far);
+    mka_device_longterm_shape there = shape_of(&far, NULL);
     mka_device_segment g;
     mka_device_segment_layout(&there, &g);
     size_t most = (size_t)(l->key_dim > l->value_dim ? l->key_dim : l->value_dim),
@@ -42,7 +50,7 @@ size_t mka_there_room(const mka_recall_limits *l, const mka_memory_plan *plan) {
 }
 
 mka_status mka_there_create(mka_tiers *t, mka_error *error) {
-    mka_device_longterm_shape shape = shape_of(&t->longterm.shape);
+    mka_device_longterm_shape shape = shape_there(t);
     t->counted = calloc(2 * (size_t)shape.kv_heads, sizeof *t->counted);
     if (!t->counted) return mka_fail(error, MKA_NO_MEMORY, "no memory for what is counted of a layer");
     return mka_device_longterm_create(t->local.shape.device, &shape, &t->there, error);
@@ -114,12 +122,12 @@ static void pack_index(const mka_longterm *l, const mka_device_segment *g, int h
 
 /* Copies a closed segment there. */
 static void send_segment(mka_tiers *t, int head, int segment) {
-    mka_device_longterm_shape shape = shape_of(&t->longterm.shape);
+    mka_device_longterm_shape shape = shape_there(t);
     mka_device_segment g;
     mka_error error;
     mka_device_segment_layout(&shape, &g);
     unsigned char *index = t->shared->packing, *rows = index + g.index;
-    if (pack_rows(&t->longterm, &g, head, segment, rows, &error) != MKA_OK) {
+    if (!shape.ring && pack_rows(&t->longterm, &g, head, segment, rows, &error) != MKA_OK) {
         mka_tiers_fail(t->shared, &error);
         return;
     }
@@ -247,6 +255,71 @@ void mka_there_filled(mka_tiers *t) {
             send_segment(t, head, segment);
 }
 
+/* ---- rows that stay here ---- */
+
+enum { FEW = 16 }; /* clusters that are laid out sooner than threads wake */
+
+typedef struct fetch_task {
+    mka_tiers *tiers;
+    const mka_device_missing *list;
+    int count;
+    unsigned char *room;
+    size_t place, value_at;
+} fetch_task;
+
+/* The rows of one cluster, which may lie in two blocks. */
+static mka_status fetch_cluster(const fetch_task *f, const mka_device_missing *m, mka_error *error) {
+    mka_longterm *l = &f->tiers->longterm;
+    size_t cluster = m->cluster % (size_t)l->clusters, segment = m->cluster / (size_t)l->clusters % l->segments,
+           head = m->cluster / (size_t)l->clusters / l->segments;
+    const uint16_t *start = mka_longterm_directory(l, mka_longterm_index(l, (int)head, (int)segment))->start + cluster;
+    unsigned char *to = f->room + m->at * f->place;
+    for (int row = start[0]; row < start[1];) {
+        int at = row % MKA_BLOCK, n = start[1] - row < MKA_BLOCK - at ? start[1] - row : MKA_BLOCK - at;
+        size_t record = mka_longterm_record(l, (int)head, (int)segment * l->segment_blocks + row / MKA_BLOCK);
+        const unsigned char *rows = mka_records_get(&l->records, record, error);
+        if (!rows) return error->status;
+        const unsigned char *key = rows + (size_t)at * l->key_row,
+                            *value = rows + MKA_BLOCK * l->key_row + (size_t)at * l->value_row;
+        for (int i = 0; i < n; i++, to += f->place, key += l->key_row, value += l->value_row) {
+            memcpy(to, key, l->key_row);
+            memcpy(to + f->value_at, value, l->value_row);
+        }
+        mka_records_release(&l->records, record);
+        row += n;
+    }
+    return MKA_OK;
+}
+
+static void fetch_share(void *argument, int thread, int threads) {
+    const fetch_task *f = argument;
+    size_t begin, end;
+    mka_error error;
+    mka_share((size_t)f->count, 1, thread, threads, &begin, &end);
+    for (size_t i = begin; i < end; i++)
+        if (fetch_cluster(f, &f->list[i], &error) != MKA_OK) {
+            mka_tiers_fail(f->tiers->shared, &error);
+            return;
+        }
+}
+
+/* What a recall on the device wants of the rows here. */
+typedef struct rows_owner {
+    mka_tiers *tiers;
+    mka_pool *pool;
+} rows_owner;
+
+static void fetch_rows(void *argument, const mka_device_missing *list, int count, unsigned char *room) {
+    const rows_owner *owner = argument;
+    mka_device_longterm_shape shape = shape_there(owner->tiers);
+    fetch_task f = {.tiers = owner->tiers, .list = list, .count = count, .room = room};
+    f.place = mka_device_ring_place(&shape, &f.value_at);
+    if (count < FEW)
+        fetch_share(&f, 0, 1);
+    else
+        mka_pool_run(owner->pool, fetch_share, &f);
+}
+
 /* ---- attention ---- */
 
 /* What is known without asking the device. */
@@ -261,11 +334,12 @@ static void count_call(mka_tiers *t, const mka_attend_job *job, int blocks, mka_
     if (contract == MKA_RECALL_CERTIFIED) used->lost_bound = fmax(used->lost_bound, (double)t->shared->plan.recall.eps);
 }
 
-static void run_recall(const mka_tiers *t, mka_ops *ops, const mka_attend_job *job, int blocks, const mka_recall *rule,
-                       float *out, float *read) {
+static void run_recall(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, int blocks, const mka_recall *rule, float *out,
+                       float *read) {
     const mka_longterm *l = &t->longterm;
     mka_attend_job local = *job;
     int segments = blocks / l->segment_blocks;
+    rows_owner owner = {t, ops->pool};
     local.out = out;
     mka_local_job(&t->local, job->first + job->n, &local);
     local.skip_from = t->shared->plan.sinks;
@@ -277,7 +351,9 @@ static void run_recall(const mka_tiers *t, mka_ops *ops, const mka_attend_job *j
                                   .change = MKA_RECALL_ERROR / sqrtf((float)(segments * l->clusters)),
                                   .value = MKA_RECALL_VALUE,
                                   .tile = MKA_RECALL_TILE,
-                                  .read = read};
+                                  .read = read,
+                                  .fetch = fetch_rows,
+                                  .owner = &owner};
     ops->recall(ops, &there);
 }
 

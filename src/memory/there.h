@@ -3,13 +3,15 @@
  *   device   local tier: first tokens, window, and what waits to be closed      longterm: a copy of the closed segments
  *   host     fetches a segment's keys and values, groups them, keeps index and rows (longterm.h), and copies them there
  *
- * So a decoded token asks nothing of the host; one in a segment's tokens waits for it. What tiers.h says holds here too. */
+ * So a decoded token asks nothing of the host; one in a segment's tokens waits for it. Where the device has no room for all rows
+ * (rows_here of the local tier's shape), it has the index and those that were read lately; a call says which others it wants, and
+ * the host sends them. What tiers.h says holds here too. */
 #ifndef MKA_MEMORY_THERE_H
 #define MKA_MEMORY_THERE_H
 
 #include "tiers.h"
 
-/* Bytes that a layer's tiers take on the device; shape is of the cache that holds the whole context. */
+/* Bytes that a layer's tiers take on shape's device; shape is of the cache that holds the whole context. */
 uint64_t mka_there_bytes(const mka_local_shape *shape, const mka_memory_plan *plan);
 
 /* Bytes of the room in which segments are laid out on their way there. */

@@ -178,9 +178,10 @@ static mka_status create_layers(mka_session *s, mka_error *error) {
     for (int i = 0; i < sizes->layers; i++) {
         const mka_layer_config *c = &s->model->blocks[i].attention.config;
         float *summary = mka_variant_get(c->variant)->recurrent ? s->summaries + (size_t)i * (size_t)sizes->width : NULL;
-        mka_status status = mka_layer_state_create(
-            c, s->options.key_type, s->options.value_type, s->options.context, s->options.chunk, summary,
-            s->tiered ? &s->tiers : NULL, mka_session_cache_there(s, i) ? s->model->engine->device : NULL, &s->layers[i], error);
+        mka_status status =
+            mka_layer_state_create(c, s->options.key_type, s->options.value_type, s->options.context, s->options.chunk, summary,
+                                   s->tiered ? &s->tiers : NULL, mka_session_cache_there(s, i) ? s->model->engine->device : NULL,
+                                   i >= s->rows_there, &s->layers[i], error);
         if (!status) status = mka_session_bank_create(s, i, error);
         if (status) return status;
         for (int j = 0; j < s->layers[i].caches; j++) {

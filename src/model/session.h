@@ -28,6 +28,7 @@ struct mka_session {
     int offloaded;            /* layers on the device */
     int output_there;         /* 1: the last norm and the output matrix too */
     int tiers_there;          /* of them, as many of the first ones have their tiers there */
+    int rows_there;           /* of them, as many of the first ones have all their long-term rows there */
     mka_local expanded;       /* latent attention: where a block is expanded */
     mka_local expanded_there; /* the same on the device */
     int *tokens;              /* [options.context] the timeline; -1 where there are none */

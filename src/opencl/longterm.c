@@ -50,8 +50,8 @@ static size_t frame_bytes(const mka_device_longterm_shape *s) {
 uint64_t mka_device_longterm_bytes(const mka_device_longterm_shape *s) {
     mka_device_segment g;
     mka_device_segment_layout(s, &g);
-    return (uint64_t)s->kv_heads * (uint64_t)s->segments * (g.index + g.rows) + frame_bytes(s) +
-           (uint64_t)s->kv_heads * sizeof(mka_device_counts);
+    uint64_t segments = (uint64_t)s->kv_heads * (uint64_t)s->segments, rows = s->ring ? mka_cl_ring_bytes(s) : segments * g.rows;
+    return segments * g.index + rows + frame_bytes(s) + (uint64_t)s->kv_heads * sizeof(mka_device_counts);
 }
 
 /* ---- creation ---- */
@@ -78,7 +78,9 @@ mka_status mka_device_longterm_create(mka_device *device, const mka_device_longt
     mka_device_segment_layout(shape, &l->segment);
     size_t segments = (size_t)shape->kv_heads * (size_t)shape->segments;
     mka_status status = mka_cl_take(device, segments * l->segment.index, "a layer's index", &l->index, error);
-    if (!status) status = mka_cl_take(device, segments * l->segment.rows, "a layer's long-term rows", &l->rows, error);
+    if (!status)
+        status = shape->ring ? mka_cl_ring_create(l, error)
+                             : mka_cl_take(device, segments * l->segment.rows, "a layer's long-term rows", &l->rows, error);
     if (!status) status = mka_cl_take(device, frame_bytes(shape), "a layer's centres", &l->frame, error);
     if (!status)
         status = take_zeros(device, (size_t)shape->kv_heads * sizeof(mka_device_counts), "a layer's counts", &l->counts, error);
@@ -95,6 +97,7 @@ void mka_device_longterm_destroy(mka_device_longterm *l) {
     clFinish(l->device->queue);
     cl_mem buffers[] = {l->index, l->rows, l->frame, l->counts};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) mka_cl_give(l->device, buffers[i]);
+    mka_cl_ring_destroy(l);
     free(l);
 }
 
@@ -120,7 +123,13 @@ void mka_device_longterm_frame(mka_device_longterm *l, int first, int count, con
 void mka_device_longterm_put(mka_device_longterm *l, int head, int segment, const void *index, const void *rows) {
     size_t at = (size_t)head * (size_t)l->shape.segments + (size_t)segment;
     send(l->device, l->index, at * l->segment.index, l->segment.index, index);
-    send(l->device, l->rows, at * l->segment.rows, l->segment.rows, rows);
+    if (!l->shape.ring) {
+        send(l->device, l->rows, at * l->segment.rows, l->segment.rows, rows);
+        return;
+    }
+    pthread_mutex_lock(&l->device->lock);
+    mka_cl_ring_forget(l, head, segment);
+    pthread_mutex_unlock(&l->device->lock);
 }
 
 void mka_device_longterm_counts(mka_device_longterm *l, mka_device_counts *counts) {

@@ -1,4 +1,5 @@
-/* longterm - a layer's closed segments on the device: index and rows of every head, segment after segment. */
+/* longterm - a layer's closed segments on the device: index and rows of every head, segment after segment; or in place of all
+ * rows a ring of those that recall wanted lately, and a table of which these are (kernels/recall.cl). */
 #ifndef MKA_OPENCL_LONGTERM_H
 #define MKA_OPENCL_LONGTERM_H
 
@@ -7,17 +8,29 @@
 /* The kernels of recall.cl. */
 #define MKA_CL_RECALL(X) X(prepare) X(score) X(choose) X(read) X(gather) X(tally)
 
+/* What is in a ring, and how more gets there. */
+typedef struct mka_cl_ring {
+    cl_mem table, list;          /* uint [kv_heads][segments][clusters]; as recall.cl's missing has it */
+    cl_uint now, listed;         /* what the first two numbers of list are */
+    cl_uint before;              /* now, as it was before the last tokens came */
+    cl_uint limit, most;         /* tokens and clusters that come at once, at most */
+    size_t place;                /* bytes of a token */
+    mka_device_missing *missing; /* [most], after the list's two numbers; owned */
+    cl_kernel plain, nv;         /* missing, recall_missing */
+} mka_cl_ring;
+
 struct mka_device_longterm {
     mka_device *device;
     mka_device_longterm_shape shape;
     mka_device_segment segment;
-    cl_mem index, rows; /* [kv_heads][segments] */
+    cl_mem index, rows; /* [kv_heads][segments]; rows: or the ring */
     cl_mem frame;       /* floats: [key_dim] flips, [kv_heads][key_dim] centres */
     cl_mem counts;      /* [kv_heads] of mka_device_counts */
     int group;          /* query heads of a key/value head that the kernels are for; 0: they are not built yet */
     MKA_CL_RECALL(MKA_CL_FIELD)
     int nv_group; /* the same of recall_nv.cl */
     cl_kernel nv_score, nv_score_near, nv_read;
+    mka_cl_ring ring; /* with shape.ring */
 };
 
 /* Some queries of a job. */
@@ -33,6 +46,25 @@ typedef struct mka_cl_recall_round {
 /* The local tier's states from a round's queries on, as arguments: where they are, how many, and rows of each. recall.c */
 void mka_cl_recall_near(mka_cl_call *call, const mka_cl_recall_round *round);
 
+/* The table, as an argument, and what its places are compared with; nothing where all rows are there. ring.c */
+void mka_cl_ring_table(mka_cl_call *call, const mka_device_longterm *longterm);
+
+/* ---- ring.c; the caller holds the lock, but at the first two ---- */
+
+mka_status mka_cl_ring_create(mka_device_longterm *longterm, mka_error *error);
+void mka_cl_ring_destroy(mka_device_longterm *longterm);
+uint64_t mka_cl_ring_bytes(const mka_device_longterm_shape *shape);
+/* A segment has changed: what the ring has of it is not its. */
+void mka_cl_ring_forget(mka_device_longterm *longterm, int head, int segment);
+/* Segments that are sure to fit at once, whatever is wanted of them. */
+int mka_cl_ring_segments(const mka_device_longterm *longterm);
+/* Arguments of a launch that lists what is missing: the ring's, in its order. */
+void mka_cl_ring_begin(mka_device_longterm *longterm);
+void mka_cl_ring_list(mka_cl_call *call, const mka_device_longterm *longterm);
+/* That launch is queued: fetches what it lists, so that what is queued next finds it. 0: it is more than comes at once, and
+ * nothing is there. */
+int mka_cl_ring_fetch(const mka_cl_recall_round *round);
+
 /* ---- recall_fast.c ---- */
 
 /* Whether these kernels have a place for the job (and the compiler takes them; the log says when not), and whether they read its
@@ -40,6 +72,7 @@ void mka_cl_recall_near(mka_cl_call *call, const mka_cl_recall_round *round);
 int mka_cl_recall_nv_serves(const mka_ops *ops, const mka_recall_job_there *job);
 int mka_cl_recall_nv_near(const mka_recall_job_there *job);
 size_t mka_cl_recall_nv_floats(int group, int kv_heads, int dim, int segments, int clusters);
-void mka_cl_recall_nv(const mka_cl_recall_round *round);
+/* Returns 0, of a ring, where more rows are wanted than it takes at once: nothing was done. */
+int mka_cl_recall_nv(const mka_cl_recall_round *round);
 
 #endif

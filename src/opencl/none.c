@@ -40,6 +40,10 @@ uint64_t mka_device_room(mka_device *device) {
     return 0;
 }
 
+void mka_residents_expect(mka_residents *residents, uint64_t bytes) {
+    (void)residents, (void)bytes;
+}
+
 mka_status mka_residents_create(mka_device *device, mka_residents **residents, mka_error *error) {
     (void)device;
     *residents = NULL;
@@ -119,6 +123,16 @@ mka_status mka_device_cache_grow(mka_device_cache *cache, int capacity, int leng
 void mka_device_segment_layout(const mka_device_longterm_shape *shape, mka_device_segment *segment) {
     (void)shape;
     *segment = (mka_device_segment){.index = 0};
+}
+
+int mka_device_ring(const mka_device *device, const mka_device_longterm_shape *shape) {
+    (void)device, (void)shape;
+    return 0;
+}
+
+size_t mka_device_ring_place(const mka_device_longterm_shape *shape, size_t *value_at) {
+    (void)shape;
+    return *value_at = 0;
 }
 
 uint64_t mka_device_longterm_bytes(const mka_device_longterm_shape *shape) {

@@ -88,17 +88,53 @@ static void choose(const mka_cl_recall_round *r) {
     mka_cl_run(&c, (size_t)r->mirror->device->lanes, (size_t)r->local.kv_heads, (size_t)r->local.n, 1);
 }
 
-static void read_rows(const mka_cl_recall_round *r) {
+static int by_effect(const mka_recall *rule) {
+    return rule->contract == MKA_RECALL_ESTIMATED && rule->tokens == 0 && rule->share <= 0;
+}
+
+/* Segments from..to - 1; what is missing of them comes first. 0: it is more than comes at once. */
+static int fetch_missing(const mka_cl_recall_round *r, int from, int to) {
+    mka_device_longterm *l = r->longterm;
+    mka_cl_ring_begin(l);
+    mka_cl_call c = mka_cl_begin(r->mirror, l->ring.plain, "missing");
+    mka_cl_buffer(&c, l->index, 0);
+    mka_cl_int(&c, l->shape.segments);
+    mka_cl_int(&c, (int)r->job->rule->contract);
+    mka_cl_int(&c, by_effect(r->job->rule));
+    mka_cl_ring_list(&c, l);
+    mka_cl_int(&c, from);
+    work_operand(&c, r);
+    mka_cl_run(&c, (size_t)r->mirror->device->lanes, (size_t)(to - from), (size_t)r->local.kv_heads, (size_t)r->local.n);
+    return mka_cl_ring_fetch(r);
+}
+
+static void read_rows(const mka_cl_recall_round *r, int from, int to) {
     const mka_recall *rule = r->job->rule;
     mka_cl_call c = mka_cl_begin(r->mirror, r->longterm->read, "read");
     mka_cl_buffer(&c, r->longterm->index, 0);
     mka_cl_buffer(&c, r->longterm->rows, 0);
     mka_cl_int(&c, r->longterm->shape.segments);
+    mka_cl_ring_table(&c, r->longterm);
+    mka_cl_int(&c, from);
     mka_cl_int(&c, (int)rule->contract);
-    mka_cl_int(&c, rule->contract == MKA_RECALL_ESTIMATED && rule->tokens == 0 && rule->share <= 0);
+    mka_cl_int(&c, by_effect(rule));
     mka_cl_float(&c, r->job->change * r->job->tile);
     work_operand(&c, r);
-    mka_cl_run(&c, (size_t)r->mirror->device->lanes, (size_t)r->job->segments, (size_t)r->local.kv_heads, (size_t)r->local.n);
+    mka_cl_run(&c, (size_t)r->mirror->device->lanes, (size_t)(to - from), (size_t)r->local.kv_heads, (size_t)r->local.n);
+}
+
+/* Where rows are in memory: of all segments at once if the ring takes what they miss, else of as many as it is sure to take. */
+static void read_all(const mka_cl_recall_round *r) {
+    int segments = r->job->segments, step = r->longterm->shape.ring ? mka_cl_ring_segments(r->longterm) : segments;
+    if (!r->longterm->shape.ring || fetch_missing(r, 0, segments)) {
+        read_rows(r, 0, segments);
+        return;
+    }
+    for (int from = 0; from < segments; from += step) {
+        int to = segments - from < step ? segments : from + step;
+        fetch_missing(r, from, to);
+        read_rows(r, from, to);
+    }
 }
 
 static void gather(const mka_cl_recall_round *r) {
@@ -129,15 +165,18 @@ static mka_status build(mka_device_longterm *l, int group, mka_error *error) {
     const mka_device_longterm_shape *s = &l->shape;
     mka_status status = MKA_OK;
     if (l->group == group) return MKA_OK;
-#define FIND(name)                                                                                                               \
+#define FIND_AS(name, kernel)                                                                                                    \
     if (!status)                                                                                                                 \
-        status = mka_cl_kernel(l->device, "recall", #name, &l->name, error,                                                      \
+        status = mka_cl_kernel(l->device, "recall", #name, &kernel, error,                                                       \
                                "-DLANES=%d -DKEY_TYPE=%d -DVALUE_TYPE=%d -DKEY_DIM=%d -DVALUE_DIM=%d -DGROUP=%d -DSEGMENT=%d "   \
-                               "-DCLUSTERS=%d",                                                                                  \
+                               "-DCLUSTERS=%d -DRING=%d",                                                                        \
                                l->device->lanes, (int)s->key_type, (int)s->value_type, s->key_dim, s->value_dim, group,          \
-                               s->segment, s->clusters);
+                               s->segment, s->clusters, s->ring);
+#define FIND(name) FIND_AS(name, l->name)
     MKA_CL_RECALL(FIND)
+    if (s->ring) FIND_AS(missing, l->ring.plain)
 #undef FIND
+#undef FIND_AS
     if (!status) l->group = group;
     return status;
 }
@@ -159,9 +198,27 @@ static void run_phases(const mka_cl_recall_round *r) {
         score(r);
         choose(r);
     }
-    read_rows(r);
+    read_all(r);
     gather(r);
     tally(r);
+}
+
+/* parts 0: the local tier's states were not made. */
+static void run_plain(mka_ops *ops, const mka_cl_recall_round *r) {
+    mka_error error;
+    mka_recall_job_there job = *r->job;
+    mka_cl_recall_round own = *r;
+    if (build(r->longterm, r->local.heads / r->local.kv_heads, &error) != MKA_OK) {
+        mka_cl_keep_failure(r->mirror->device, &error);
+        return;
+    }
+    if (r->parts == 0) {
+        job.local = &own.local;
+        own.job = &job;
+        own.done = 0;
+        own.parts = mka_cl_attend_states(ops, &own.local);
+    }
+    run_phases(&own);
 }
 
 /* The caller holds the lock. */
@@ -176,10 +233,7 @@ static void run_rounds(mka_ops *ops, const mka_recall_job_there *job, int nv, in
     for (int from = 0; from < local->n && d->failure.status == MKA_OK; from += most) {
         int n = local->n - from < most ? local->n - from : most;
         mka_cl_recall_round r = {ops->mirror, job, part_of(local, from, n), job->longterm, parts, from};
-        if (nv)
-            mka_cl_recall_nv(&r);
-        else
-            run_phases(&r);
+        if (!nv || !mka_cl_recall_nv(&r)) run_plain(ops, &r);
     }
 }
 
@@ -187,13 +241,14 @@ static void device_recall(mka_ops *ops, const mka_recall_job_there *job) {
     mka_device *d = ops->mirror->device;
     const mka_attend_job *local = job->local;
     int group = local->heads / local->kv_heads, clusters = job->longterm->shape.clusters;
-    mka_error error;
     pthread_mutex_lock(&d->lock);
     int nv = mka_cl_recall_nv_serves(ops, job);
-    size_t one = nv ? mka_cl_recall_nv_floats(group, local->kv_heads, local->key_dim, job->segments, clusters)
-                    : query_floats((size_t)local->heads, (size_t)local->kv_heads, local->key_dim, local->value_dim,
-                                   (size_t)job->segments, (size_t)clusters);
-    if (!nv && build(job->longterm, group, &error) != MKA_OK) mka_cl_keep_failure(d, &error);
+    size_t one = query_floats((size_t)local->heads, (size_t)local->kv_heads, local->key_dim, local->value_dim,
+                              (size_t)job->segments, (size_t)clusters);
+    if (nv) {
+        size_t fast = mka_cl_recall_nv_floats(group, local->kv_heads, local->key_dim, job->segments, clusters);
+        one = job->longterm->shape.ring && one > fast ? one : fast; /* a ring may send it to the plain kernels */
+    }
     run_rounds(ops, job, nv, queries_of(one, local->n));
     pthread_mutex_unlock(&d->lock);
 }

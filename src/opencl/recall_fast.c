@@ -1,5 +1,7 @@
 /* recall_fast - the default rule of recall on NVIDIA's matrix units: three launches after the local tier's
  * (kernels/recall_nv.cl). recall.c takes what has no place here. */
+#include <stdio.h>
+
 #include "cache.h"
 #include "longterm.h"
 
@@ -51,17 +53,20 @@ int mka_cl_recall_nv_near(const mka_recall_job_there *job) {
 static int build(mka_device_longterm *l, int group) {
     mka_error error;
     const mka_device_longterm_shape *s = &l->shape;
+    char ring[24];
+    snprintf(ring, sizeof ring, "-DRING=%d", s->ring);
     const struct {
         const char *file, *name, *more;
         cl_kernel *kernel;
     } all[] = {{"recall_score_nv", "recall_score", "", &l->nv_score},
                {"recall_score_nv", "recall_score", "-DLOCAL=1", &l->nv_score_near},
-               {"recall_read_nv", "recall_read", "", &l->nv_read}};
+               {"recall_read_nv", "recall_read", ring, &l->nv_read},
+               {"recall_read_nv", "recall_missing", ring, &l->ring.nv}};
     mka_status status = MKA_OK;
     if (l->nv_group == group) return 1;
     /* two groups a unit, where that is a matter of a few registers */
     const char *registers = s->key_dim <= 128 && group <= 8 ? "-cl-nv-maxrregcount=128" : "";
-    for (size_t i = 0; i < sizeof all / sizeof *all && !status; i++)
+    for (size_t i = 0; i < sizeof all / sizeof *all - !s->ring && !status; i++)
         status = mka_cl_kernel(l->device, all[i].file, all[i].name, all[i].kernel, &error,
                                "-DKEY_TYPE=%d -DKEY_DIM=%d -DVALUE_DIM=%d -DGROUP=%d -DSEGMENT=%d -DCLUSTERS=%d -DRUN=%d %s %s",
                                (int)s->key_type, s->key_dim, s->value_dim, group, s->segment, s->clusters,
@@ -112,6 +117,24 @@ static void score(const mka_cl_recall_round *r, int parts, int near) {
     mka_cl_run(&c, (size_t)l->shape.clusters, (size_t)(near + r->job->segments), (size_t)local->kv_heads, (size_t)local->n);
 }
 
+/* As of recall.c: what the second launch will want. */
+static int fetch_missing(const mka_cl_recall_round *r, int run, int parts, int near) {
+    mka_device_longterm *l = r->longterm;
+    mka_cl_ring_begin(l);
+    mka_cl_call c = mka_cl_begin(r->mirror, l->ring.nv, "recall_missing");
+    mka_cl_buffer(&c, l->index, 0);
+    mka_cl_int(&c, l->shape.segments);
+    mka_cl_int(&c, r->job->segments);
+    mka_cl_int(&c, run);
+    mka_cl_int(&c, near);
+    mka_cl_recall_near(&c, r);
+    mka_cl_float(&c, r->job->change);
+    mka_cl_buffer(&c, r->mirror->scratch, r->mirror->parts.recall);
+    mka_cl_ring_list(&c, l);
+    mka_cl_run(&c, ITEMS, (size_t)parts, (size_t)r->local.kv_heads, (size_t)r->local.n);
+    return mka_cl_ring_fetch(r);
+}
+
 static void read_rows(const mka_cl_recall_round *r, int run, int parts, int near) {
     const mka_attend_job *local = &r->local;
     mka_device_longterm *l = r->longterm;
@@ -121,6 +144,7 @@ static void read_rows(const mka_cl_recall_round *r, int run, int parts, int near
     mka_cl_buffer(&c, l->rows, 0);
     mka_cl_int(&c, l->shape.segments);
     mka_cl_int(&c, r->job->segments);
+    mka_cl_ring_table(&c, l);
     mka_cl_int(&c, run);
     mka_cl_int(&c, near);
     mka_cl_recall_near(&c, r);
@@ -134,11 +158,13 @@ static void read_rows(const mka_cl_recall_round *r, int run, int parts, int near
     mka_cl_run(&c, ITEMS, (size_t)parts, (size_t)local->kv_heads, (size_t)local->n);
 }
 
-void mka_cl_recall_nv(const mka_cl_recall_round *r) {
+int mka_cl_recall_nv(const mka_cl_recall_round *r) {
     mka_device_longterm *l = r->longterm;
     int group = r->local.heads / r->local.kv_heads, near = r->parts ? 0 : mka_cl_recall_nv_near(r->job);
     int run = run_of(l->device, group, l->shape.clusters, r->job->segments, r->local.n * r->local.kv_heads);
     int parts = (r->job->segments + run - 1) / run;
     score(r, parts, near);
+    if (l->shape.ring && !fetch_missing(r, run, parts, near)) return 0;
     read_rows(r, run, parts, near);
+    return 1;
 }

@@ -26,6 +26,7 @@ struct mka_residents {
     int count, room;
     chunk *chunks;
     int chunk_count;
+    uint64_t expected; /* bytes that are still to come, as far as somebody said */
 };
 
 mka_status mka_residents_create(mka_device *device, mka_residents **out, mka_error *error) {
@@ -93,10 +94,17 @@ uint64_t mka_residents_cost(mka_residents *r, const mka_matrix *w) {
 
 /* ---- room ---- */
 
+void mka_residents_expect(mka_residents *r, uint64_t bytes) {
+    pthread_mutex_lock(&r->device->lock);
+    r->expected = bytes;
+    pthread_mutex_unlock(&r->device->lock);
+}
+
 static mka_status add_chunk(mka_residents *r, size_t least, mka_error *error) {
     size_t size = LEAST_CHUNK, most = r->device->info.largest < MOST_CHUNK ? r->device->info.largest : MOST_CHUNK;
     for (int i = 0; i < r->chunk_count; i++) size += r->chunks[i].bytes; /* twice as much each time: few buffers */
     if (size > most) size = most;
+    if (r->expected) size = r->expected < r->device->info.largest ? (size_t)r->expected : r->device->info.largest;
     if (size < least) size = least;
     if (size > mka_device_room(r->device)) size = least;
     chunk *chunks = realloc(r->chunks, ((size_t)r->chunk_count + 1) * sizeof *chunks);
@@ -106,6 +114,7 @@ static mka_status add_chunk(mka_residents *r, size_t least, mka_error *error) {
     *c = (chunk){.bytes = size};
     mka_status status = mka_cl_take(r->device, size, "a part of the model", &c->buffer, error);
     if (!status) r->chunk_count++;
+    r->expected -= r->expected < size ? r->expected : size;
     return status;
 }
 

@@ -161,6 +161,7 @@ mka_status mka_device_open(mka_engine *engine, const char *name, uint64_t memory
     clGetDeviceInfo(d->id, CL_DEVICE_LOCAL_MEM_SIZE, sizeof local, &local, NULL);
     d->local_memory = (size_t)local;
     d->lanes = d->info.gpu ? 64 : 1;
+    d->ring_least = MKA_CL_RING;
     d->limit = d->info.memory - d->info.memory / 16; /* the driver keeps some for itself */
     if (memory && memory < d->limit) d->limit = memory;
     snprintf(d->identity, sizeof d->identity, "%s\n%s\n%s\n%s", d->info.platform, d->info.name, d->info.version, d->info.driver);
@@ -181,6 +182,7 @@ void mka_device_close(mka_device *d) {
     if (d->queue) clFinish(d->queue);
     mka_cl_collect(d);
     mka_cl_programs_close(&d->programs);
+    mka_cl_stage_close(d);
     if (d->queue) clReleaseCommandQueue(d->queue);
     if (d->context) clReleaseContext(d->context);
     pthread_mutex_destroy(&d->lock);

@@ -15,6 +15,9 @@
 #include "program.h"
 
 enum { MKA_CL_ALIGN = 256 }; /* bytes: where planes and tensors begin */
+enum {
+    MKA_CL_RING = 32768
+}; /* tokens; heads of real models want up to 10,000 of 256K for one query, mostly those of the query before */
 
 typedef enum mka_cl_kind { MKA_CL_KERNEL, MKA_CL_UP, MKA_CL_DOWN, MKA_CL_KINDS } mka_cl_kind;
 
@@ -40,6 +43,13 @@ typedef struct mka_cl_times {
     int count;
 } mka_cl_times;
 
+/* Memory that long-term rows pass through on their way. ring.c */
+typedef struct mka_cl_stage {
+    cl_mem buffer; /* NULL: memory is not one that the device reads by itself */
+    unsigned char *memory;
+    size_t bytes;
+} mka_cl_stage;
+
 struct mka_device {
     mka_engine *engine;
     cl_device_id id;
@@ -52,6 +62,7 @@ struct mka_device {
     int lanes;      /* work-items that share a row: 1 on a CPU, whose cores take one at a time */
     int profile;
     int nv;             /* 1: NVIDIA's, whose compiler takes the instructions of nv.cl: kernels *_nv.cl where they may serve */
+    int ring_least;     /* tokens of a head that a ring of long-term rows holds at least (ring.c) */
     int recall_refused; /* 1: its compiler did not take recall_nv.cl, which was said */
     int blocked;        /* 1: weights of some types lie in blocks (repack.c); does not change once there are models */
     cl_kernel products[MKA_TYPE_LIMIT][MKA_CL_PRODUCT_KINDS]; /* NULL: not built yet */
@@ -61,6 +72,7 @@ struct mka_device {
     pthread_mutex_t lock;
     mka_cl_programs programs;
     mka_cl_times times;
+    mka_cl_stage stage;
     mka_device_usage usage;
     mka_error failure; /* status MKA_OK: none */
 };
@@ -91,6 +103,9 @@ void mka_cl_keep_failure(mka_device *device, const mka_error *failure);
 /* A buffer; counted, and refused beyond the limit. what is for the message: "a cache of ...". */
 mka_status mka_cl_take(mka_device *device, size_t bytes, const char *what, cl_mem *buffer, mka_error *error);
 void mka_cl_give(mka_device *device, cl_mem buffer);
+
+/* The queue is empty. ring.c */
+void mka_cl_stage_close(mka_device *device);
 
 /* Where the next command's event goes (NULL: nobody wants its time), and what is known once it is queued. usage.c */
 cl_event *mka_cl_time(mka_device *device, mka_cl_kind kind);

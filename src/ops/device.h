@@ -4,8 +4,9 @@
  *   device      context, queue, programs and memory; one an engine
  *   residents   copies of a model's weights there, made once, in their own types; one a model
  *   cache       keys and values of one layer there
- *   longterm    a copy of one layer's closed segments there (src/memory/longterm.h), which recall reads
- *   mirror      a session's buffers there: an operation's operand at byte i of the arena is at byte i of the mirror
+ *   longterm    a copy of one layer's closed segments there (src/memory/longterm.h), which recall reads: all of them, or the
+ * index alone with those rows that were read lately, the others being fetched from memory when recall wants them mirror      a
+ * session's buffers there: an operation's operand at byte i of the arena is at byte i of the mirror
  */
 #ifndef MKA_OPS_DEVICE_H
 #define MKA_OPS_DEVICE_H
@@ -36,6 +37,8 @@ mka_status mka_residents_create(mka_device *device, mka_residents **residents, m
 void mka_residents_destroy(mka_residents *residents);
 /* Copies a matrix there, where it is not yet. Its bytes must not change, nor go, while residents lives. */
 mka_status mka_residents_add(mka_residents *residents, const struct mka_matrix *matrix, mka_error *error);
+/* Matrices that take so many bytes in all are about to be added: room for just these is taken. */
+void mka_residents_expect(mka_residents *residents, uint64_t bytes);
 /* What a matrix takes there, padding included; 0 when it is there. */
 uint64_t mka_residents_cost(mka_residents *residents, const struct mka_matrix *matrix);
 
@@ -87,6 +90,7 @@ typedef struct mka_device_longterm_shape {
     int kv_heads, key_dim, value_dim;
     mka_type key_type, value_type;   /* of rows; those of the index are q8 */
     int segment, clusters, segments; /* tokens of a segment and its clusters, a multiple of 32; segments of a head at most */
+    int ring;                        /* 0: all rows are there; else as many tokens' as were read last: mka_device_ring */
 } mka_device_longterm_shape;
 
 /* How a segment lies there: where its parts begin, in bytes. Numbers of a row are padded with zeros to 32 in q8 and q4, else to
@@ -101,6 +105,16 @@ typedef struct mka_device_segment {
 
 void mka_device_segment_layout(const mka_device_longterm_shape *shape, mka_device_segment *segment);
 
+/* Tokens of a ring that serves well, for a shape whose own is not set yet; 0: the ring would hold all there are. */
+int mka_device_ring(const mka_device *device, const mka_device_longterm_shape *shape);
+/* A token in a ring, or on its way to it: its key at 0 and its value, as simd/rows.h has rows. Returns how many bytes. */
+size_t mka_device_ring_place(const mka_device_longterm_shape *shape, size_t *value_at);
+/* A cluster whose rows are wanted there: its number, (head * segments + segment) * clusters + cluster, and the place of its first
+ * token in the room that they are laid out in. */
+typedef struct mka_device_missing {
+    uint32_t cluster, at;
+} mka_device_missing;
+
 uint64_t mka_device_longterm_bytes(const mka_device_longterm_shape *shape);
 mka_status mka_device_longterm_create(mka_device *device, const mka_device_longterm_shape *shape, mka_device_longterm **longterm,
                                       mka_error *error);
@@ -108,7 +122,8 @@ void mka_device_longterm_destroy(mka_device_longterm *longterm);
 /* count rows x [count][key_dim] from row first on of what queries are turned by: row 0 the signs by which numbers are flipped
  * before they are turned, then a centre for every head. Failures as below. */
 void mka_device_longterm_frame(mka_device_longterm *longterm, int first, int count, const float *x);
-/* A segment's bytes, laid out as above; copied. Failures are the device's, which the next settle returns. */
+/* A segment's bytes, laid out as above; copied. rows are not looked at where the tier has a ring. Failures are the device's,
+ * which the next settle returns. */
 void mka_device_longterm_put(mka_device_longterm *longterm, int head, int segment, const void *index, const void *rows);
 /* What a head's queries have read since the longterm was made: keys and values of tokens, tiles of 32 mean values, and the share
  * of the softmax that was not read, times 2^32. counts [kv_heads]; waits for the device. */

@@ -88,6 +88,9 @@ typedef struct mka_recall_job_there {
     float value;  /* the part of it up to which a token's value is not read, */
     float tile;   /* and the multiple up to which the mean values of a tile are not */
     float *read;  /* NULL, or [n][heads]: gets the logarithm of the partition sum of what was read */
+    /* where the tier's rows stay in memory: lays out the rows of count clusters in room (device.h) */
+    void (*fetch)(void *owner, const mka_device_missing *list, int count, unsigned char *room);
+    void *owner;
 } mka_recall_job_there;
 
 enum { MKA_MOST_LEVELS = 3 };

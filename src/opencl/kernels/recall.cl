@@ -4,12 +4,17 @@
  *   prepare  a group a query row            the row turned and scaled
  *   score    (segment, head, query)         logarithms of the clusters' weights, or bounds of them, and their sum
  *   choose   (head, query)                  from which weight on clusters are read
+ *   missing  (segment, head, query)         RING: the chosen clusters whose rows are not here
  *   read     (segment, head, query)         rows of the chosen clusters, mean values for the others: m, z, acc of the segment
  *   gather   a group a query row            these states and those of the local tier become the attention
  *   tally    an item a head                 what was read
  *
  * A row is query * heads + query head, and its head's GROUP rows of one query choose together. A segment of the index lies as
  * src/ops/device.h's mka_device_segment says; so do its rows.
+ *
+ * RING > 0: rows are in the host's memory, and here are those of clusters that were wanted lately, RING tokens, a power of two. A
+ * token's place is its key and its value as simd/rows.h has rows, each in a multiple of 8 bytes. table [kv_heads][capacity]
+ * [CLUSTERS]: the place of a cluster's first token, counted on from turn to turn of the ring; those behind it follow. 0: none.
  *
  * work, floats from work_at on, with rows = n * heads, pairs = n * kv_heads:
  *
@@ -45,6 +50,12 @@
 #define VALUES       (KEY_SCALES + (KEY_QUANT ? UP(SEGMENT * KEY_COUNT / 16) : 0))
 #define VALUE_SCALES (VALUES + UP(SEGMENT * TYPE_BYTES(VALUE_TYPE, VALUE_COUNT)))
 #define ROWS_BYTES   (VALUE_SCALES + (VALUE_QUANT ? UP(SEGMENT * VALUE_COUNT / 16) : 0))
+
+#define ROW_BYTES(type, dim) (TYPE_BYTES(type, (type) == Q8_0 || (type) == Q4_0 ? PAD(dim, 32) : (dim)))
+#define KEY_END              ROW_BYTES(KEY_TYPE, KEY_DIM) /* in a ring: where the key's scales begin, and so on */
+#define VALUE_AT             PAD(KEY_END + (KEY_QUANT ? KEY_COUNT / 16 : 0), 8)
+#define VALUE_END            (VALUE_AT + ROW_BYTES(VALUE_TYPE, VALUE_DIM))
+#define PLACE_BYTES          PAD(VALUE_END + (VALUE_QUANT ? VALUE_COUNT / 16 : 0), 8)
 
 #define ROW_STATE 8
 enum { CONSTANT, LENGTH, LOG_TOTAL, LEAST, BAR, UNREAD };
@@ -343,6 +354,8 @@ kernel void choose(global const float *partial, ulong partial_at, int parts, int
 
 #define BATCH (LANES < 32 ? 32 : LANES) /* tokens at once */
 #define TILES (CLUSTERS / TILE)
+#define TAKEN 0xffffffffu /* a cluster that is about to get a place */
+#define HERE(place, oldest) ((place) != TAKEN && (place) - (oldest) < RING)
 
 int wanted(const work_place *w, ulong first, int segment, int c, global const uchar *index, int contract, int by_effect) {
     global const float *deviation = (global const float *)(index + DEVIATION), *worth = (global const float *)(index + WORTH);
@@ -355,17 +368,34 @@ int wanted(const work_place *w, ulong first, int segment, int c, global const uc
     return 0;
 }
 
-float row_scale(global const uchar *scales, int quant, int count, int token, int i) {
-    return quant ? vload_half((size_t)(token * (count / 32) + i / 32), (global const half *)scales) : 1.0f;
+/* A token's numbers and scales, of its key or its value, in a segment or in the ring. */
+#if RING
+#define TOKEN uint
+#define AT(token) ((ulong)((token) & (RING - 1)) * PLACE_BYTES)
+#define KEY_OF(rows, token) ((rows) + AT(token))
+#define KEY_SCALES_OF(rows, token) ((rows) + AT(token) + KEY_END)
+#define VALUE_OF(rows, token) ((rows) + AT(token) + VALUE_AT)
+#define VALUE_SCALES_OF(rows, token) ((rows) + AT(token) + VALUE_END)
+#else
+#define TOKEN ushort
+#define KEY_OF(rows, token) ((rows) + (token) * TYPE_BYTES(KEY_TYPE, KEY_COUNT))
+#define KEY_SCALES_OF(rows, token) ((rows) + KEY_SCALES + (token) * (KEY_COUNT / 16))
+#define VALUE_OF(rows, token) ((rows) + VALUES + (token) * TYPE_BYTES(VALUE_TYPE, VALUE_COUNT))
+#define VALUE_SCALES_OF(rows, token) ((rows) + VALUE_SCALES + (token) * (VALUE_COUNT / 16))
+#endif
+
+float row_scale(global const uchar *scales, int quant, int i) {
+    return quant ? vload_half((size_t)(i / 32), (global const half *)scales) : 1.0f;
 }
 
 /* x . key of a token; x lies in work. */
-float dot_key(global const float *x, global const uchar *rows, int token) {
+float dot_key(global const float *x, global const uchar *rows, TOKEN token) {
+    global const uchar *row = KEY_OF(rows, token), *scales = KEY_SCALES_OF(rows, token);
     float sum = 0.0f;
     for (int g = 0; g < KEY_DIM; g += 32) {
         float part = 0.0f;
-        for (int i = g; i < g + 32 && i < KEY_DIM; i++) part += x[i] * number_of(KEY_TYPE, rows, (ulong)(token * KEY_COUNT + i));
-        sum += part * row_scale(rows + KEY_SCALES, KEY_QUANT, KEY_COUNT, token, g);
+        for (int i = g; i < g + 32 && i < KEY_DIM; i++) part += x[i] * number_of(KEY_TYPE, row, (ulong)i);
+        sum += part * row_scale(scales, KEY_QUANT, g);
     }
     return sum;
 }
@@ -373,13 +403,15 @@ float dot_key(global const float *x, global const uchar *rows, int token) {
 typedef struct {
     local float *s; /* [GROUP][BATCH] */
     local float *m, *z, *c, *unread;
-    local ushort *list, *cluster, *begin;
+    local TOKEN *list;
+    local ushort *cluster, *begin;
     local uchar *kept;
     local int *counts;
 } reading;
 
-/* The tokens of wanted clusters, in order; returns how many. begin: [CLUSTERS + 1] where a cluster's begin. */
-int list_tokens(const reading *d, global const uchar *index) {
+/* The tokens of wanted clusters, in order; returns how many. begin: [CLUSTERS + 1] where a cluster's begin. places: of the segment's
+ * clusters in the ring. */
+int list_tokens(const reading *d, global const uchar *index, global const uint *places) {
     int lane = (int)get_local_id(0);
     global const ushort *start = (global const ushort *)(index + START);
     barrier(CLK_LOCAL_MEM_FENCE);
@@ -395,7 +427,7 @@ int list_tokens(const reading *d, global const uchar *index) {
     barrier(CLK_LOCAL_MEM_FENCE);
     for (int c = lane; c < CLUSTERS; c += LANES)
         for (int i = d->begin[c]; i < d->begin[c + 1]; i++) {
-            d->list[i] = (ushort)(start[c] + i - d->begin[c]);
+            d->list[i] = (TOKEN)((RING ? places[c] : start[c]) + i - d->begin[c]);
             d->cluster[i] = (ushort)c;
         }
     barrier(CLK_LOCAL_MEM_FENCE);
@@ -408,7 +440,8 @@ void score_batch(const reading *d, const work_place *w, ulong first, int segment
                  global const uchar *rows) {
     int lane = (int)get_local_id(0);
     for (int i = lane; i < count; i += LANES) {
-        int token = d->list[from + i], counts = 0;
+        TOKEN token = d->list[from + i];
+        int counts = 0;
         for (int r = 0; r < GROUP; r++) {
             global const float *own = w->row + (first + (ulong)r) * ROW_STATE;
             float s = dot_key(w->x + (first + (ulong)r) * KEY_DIM, rows, token) + own[CONSTANT];
@@ -449,9 +482,8 @@ void mix_batch(const reading *d, global float *acc, ulong ld, int from, int coun
         for (int r = 0; r < GROUP; r++) acc[(ulong)r * ld + (ulong)e] *= d->c[r];
         for (int i = 0; i < count; i++) {
             if (!d->kept[i]) continue;
-            int token = d->list[from + i];
-            float v = number_of(VALUE_TYPE, rows + VALUES, (ulong)(token * VALUE_COUNT + e)) *
-                      row_scale(rows + VALUE_SCALES, VALUE_QUANT, VALUE_COUNT, token, e);
+            TOKEN token = d->list[from + i];
+            float v = number_of(VALUE_TYPE, VALUE_OF(rows, token), (ulong)e) * row_scale(VALUE_SCALES_OF(rows, token), VALUE_QUANT, e);
             for (int r = 0; r < GROUP; r++) acc[(ulong)r * ld + (ulong)e] += d->s[r * BATCH + i] * v;
         }
     }
@@ -528,34 +560,74 @@ void add_bounds(const reading *d, const work_place *w, ulong first, int segment)
     }
 }
 
+/* The chosen clusters of segments from `from` on that are not in the ring get places there, from place now on, those of a cluster
+ * side by side, each cluster once; they are to be filled before they are read. Places that limit tokens from now on overwrite count
+ * as overwritten already.
+ *
+ * list: the next place, which is now at first; how many clusters were listed, as many as `listed` before; then a pair for each of
+ * up to most new ones: its number in table, and its place less now. More than most clusters or limit tokens: the list has a part
+ * of them alone, and the places that were given mean nothing. */
+#if RING
+kernel void missing(global const uchar *index, ulong index_at, int capacity, int contract, int by_effect,
+                    volatile global uint *table, ulong table_at, volatile global uint *list, ulong list_at, uint now, uint listed,
+                    uint limit, uint most, int from, global float *work, ulong work_at, int n, int kv_heads, int segments) {
+    work_place w = place_work(work, work_at, n, kv_heads, segments);
+    int segment = from + (int)get_group_id(0);
+    ulong head = get_group_id(1), first = (get_group_id(2) * (ulong)kv_heads + head) * GROUP;
+    ulong place = head * (ulong)capacity + (ulong)segment;
+    index += index_at + place * INDEX_BYTES;
+    table += table_at + place * CLUSTERS;
+    list += list_at;
+    for (int c = (int)get_local_id(0); c < CLUSTERS; c += LANES) {
+        uint tokens = (uint)tokens_of(index, c), old = table[c];
+        if (tokens == 0 || old == TAKEN || HERE(old, now - RING + limit)) continue;
+        if (!wanted(&w, first, segment, c, index, contract, by_effect)) continue;
+        if (atomic_cmpxchg(&table[c], old, TAKEN) != old) continue; /* another query's group has it */
+        uint at = atomic_add(list, tokens) - now, i = atomic_inc(list + 1) - listed;
+        int fits = i < most && at + tokens <= limit;
+        if (fits) {
+            list[2 + 2 * i] = (uint)(place * CLUSTERS) + (uint)c;
+            list[3 + 2 * i] = at;
+        }
+        table[c] = fits ? now + at : 0;
+    }
+}
+#endif
+
+/* Segments from `from` on. table: of a ring, oldest: the first place in it that counts, as for missing; a cluster that seems wanted here alone, by a rounding, is
+ * not read. */
 kernel void read(global const uchar *index, ulong index_at, global const uchar *all_rows, ulong rows_at, int capacity,
-                 int contract, int by_effect, float floor, global float *work, ulong work_at, int n, int kv_heads, int segments) {
+                 global const uint *table, ulong table_at, uint oldest, int from, int contract, int by_effect, float floor,
+                 global float *work, ulong work_at, int n, int kv_heads, int segments) {
     local float s[GROUP * BATCH], sums[GROUP * TILES], m[GROUP], z[GROUP], c[GROUP], unread[GROUP];
-    local ushort list[SEGMENT], cluster[SEGMENT], begin[CLUSTERS + 1];
+    local TOKEN list[SEGMENT];
+    local ushort cluster[SEGMENT], begin[CLUSTERS + 1];
     local uchar kept[BATCH];
     local int counts[3];
     const reading d = {s, m, z, c, unread, list, cluster, begin, kept, counts};
     work_place w = place_work(work, work_at, n, kv_heads, segments);
-    int lane = (int)get_local_id(0), segment = (int)get_group_id(0);
+    int lane = (int)get_local_id(0), segment = from + (int)get_group_id(0);
     ulong head = get_group_id(1), query = get_group_id(2), pair = query * (ulong)kv_heads + head, first = pair * GROUP;
     ulong rows = (ulong)n * (ulong)kv_heads * GROUP;
     global float *part = w.parts + ((ulong)segment * rows + first) * PART;
     index += index_at + (head * (ulong)capacity + (ulong)segment) * INDEX_BYTES;
-    all_rows += rows_at + (head * (ulong)capacity + (ulong)segment) * ROWS_BYTES;
+    all_rows += rows_at + (RING ? 0 : (head * (ulong)capacity + (ulong)segment) * ROWS_BYTES);
+    table += table_at + (RING ? (head * (ulong)capacity + (ulong)segment) * CLUSTERS : 0);
     for (int i = lane; i < GROUP * PART; i += LANES) part[i] = 0.0f;
     for (int r = lane; r < GROUP; r += LANES) m[r] = -INFINITY, z[r] = unread[r] = 0.0f;
     for (int i = lane; i < 3; i += LANES) counts[i] = 0;
     for (int i = lane; i < CLUSTERS; i += LANES)
-        begin[i] = (ushort)(tokens_of(index, i) > 0 && wanted(&w, first, segment, i, index, contract, by_effect));
+        begin[i] = (ushort)(tokens_of(index, i) > 0 && (!RING || HERE(table[i], oldest)) &&
+                            wanted(&w, first, segment, i, index, contract, by_effect));
     barrier(CLK_LOCAL_MEM_FENCE);
     for (int i = lane; i < CLUSTERS && contract == ESTIMATED; i += LANES)
         for (int r = 0; r < GROUP && begin[i]; r++) scores_of(&w, first + (ulong)r, segment)[i] = 0.0f;
-    int tokens = list_tokens(&d, index);
+    int tokens = list_tokens(&d, index, table);
     barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
-    for (int from = 0; from < tokens; from += BATCH) {
-        int count = tokens - from < BATCH ? tokens - from : BATCH;
-        score_batch(&d, &w, first, segment, from, count, contract, all_rows);
-        mix_batch(&d, part + 2, PART, from, count, all_rows);
+    for (int at = 0; at < tokens; at += BATCH) {
+        int count = tokens - at < BATCH ? tokens - at : BATCH;
+        score_batch(&d, &w, first, segment, at, count, contract, all_rows);
+        mix_batch(&d, part + 2, PART, at, count, all_rows);
     }
     barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE);
     if (contract == ESTIMATED) add_estimate(&d, &w, first, segment, index, floor, part + 2, PART, sums);

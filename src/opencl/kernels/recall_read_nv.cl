@@ -1,6 +1,7 @@
 /* recall_read, NVIDIA - the second launch of recall_nv.cl: clusters chosen, their rows read, mean values for the others, and all
  * of it merged. */
-/* RUN: segments of a group, at most: RUN * CLUSTERS weights of R8 rows have to fit local memory. */
+/* RUN: segments of a group, at most: RUN * CLUSTERS weights of R8 rows have to fit local memory. RING: as in recall.cl, whose table
+ * it is, and 0 where rows are in segments; recall_missing is a launch of its own between the two. */
 #define WARPS 8
 #define ITEMS (WARPS * 32)
 #define ALL   (RUN * CLUSTERS)
@@ -9,6 +10,13 @@
 #define TURNS ((ALL + ITEMS - 1) / ITEMS)
 #define HALF  (WARPS / 2)
 #define ROOM  (R8 * LINE > HALF * SLOT ? R8 * LINE : HALF * SLOT)
+
+#if RING
+#define VALUE_AT    ((D + D / 16 + 7) / 8 * 8)
+#define PLACE_BYTES (2 * VALUE_AT)
+#define TAKEN       0xffffffffu
+#define HERE(place, oldest) ((place) != TAKEN && (place) - (oldest) < RING)
+#endif
 
 /* States of a row: of segments by their estimates, then parts of the local tier, then states [near_count][near_rows][2 + D] of a
  * launch before. */
@@ -135,12 +143,13 @@ static inline void merge(const sources *o, global const float *part, global cons
 /* What a group works in, and on: own segments from its first one on, all clusters. */
 typedef struct {
     global const uchar *index, *rows;
-    uint own, all;
+    global const uint *table; /* RING: of the first segment's clusters; NULL: it does not matter which are here */
+    uint oldest, own, all;
     local float
         *room; /* [R8][LINE] weights relative to the total; of clusters that are read, what of them is not, as whole numbers */
     local float *log_total, *offset, *least, *unread, *gains;
     local float (*tile_sums)[R8], (*rest)[R8];
-    local uint *wants, *begin, *counts, *info; /* info: a cluster's first row, and its tokens */
+    local uint *wants, *begin, *counts, *info; /* info: a cluster's first row, and its tokens; of a list in the ring its place */
     local ushort *list;                        /* clusters that are read; their tokens begin at begin */
 } group;
 
@@ -185,6 +194,9 @@ static inline void choose(const group *b, const asked *a, float log_change) {
             wanted |= !(a->s[u][r] + LOG2E * chance(g * a->spread[u]) + a->worth[u] <= bar);
         }
         wanted = wanted && a->place[u] >> 16;
+#if RING
+        wanted = wanted && (!b->table || HERE(b->table[c], b->oldest)); /* no two launches need round alike */
+#endif
 #pragma unroll
         for (int r = 0; r < R8; r++) b->room[r * LINE + c] = wanted || r >= R ? 0.0f : native_exp2(a->s[u][r] - b->log_total[r]);
         uint bits = ballot(wanted);
@@ -223,6 +235,23 @@ static inline uint list_clusters(const group *b) {
     return wanted_count;
 }
 
+/* A row of the list's cluster, by how many come before it in there; its numbers and scales. */
+#if RING
+#define ROW_OF(info, token)                ((info) + (token))
+#define PLACE(b, row)                      ((b)->rows + (size_t)((row) & (RING - 1)) * PLACE_BYTES)
+#define KEY_AT(b, cluster, row)            PLACE(b, row)
+#define KEY_SCALES_AT(b, cluster, row)     (PLACE(b, row) + D)
+#define VALUE_ROW_AT(b, cluster, row)      (PLACE(b, row) + VALUE_AT)
+#define VALUE_SCALES_AT(b, cluster, row)   (PLACE(b, row) + VALUE_AT + D)
+#else
+#define ROW_OF(info, token)                (((info) & 0xffff) + (token))
+#define SEGMENT_OF(b, cluster)             ((b)->rows + (size_t)((cluster) / CLUSTERS) * ROWS_BYTES)
+#define KEY_AT(b, cluster, row)            (SEGMENT_OF(b, cluster) + (size_t)(row) * D)
+#define KEY_SCALES_AT(b, cluster, row)     (SEGMENT_OF(b, cluster) + KEY_SCALES + (size_t)(row) * GROUPS * 2)
+#define VALUE_ROW_AT(b, cluster, row)      (SEGMENT_OF(b, cluster) + VALUES + (size_t)(row) * D)
+#define VALUE_SCALES_AT(b, cluster, row)   (SEGMENT_OF(b, cluster) + VALUE_SCALES + (size_t)(row) * GROUPS * 2)
+#endif
+
 /* What a lane knows of a step of 16 tokens. */
 typedef struct {
     float scores[NT][4];
@@ -237,14 +266,13 @@ static inline int score_step(const group *b, const queries *q, uint at, uint tok
                              const state *a, step16 *p) {
     uint lane = get_local_id(0) % 32, g = lane / 4, t = lane % 4;
     uint token = min(at + lane % 16, tokens - 1), place_in = find(b->begin, wanted_count, token), cluster = b->list[place_in];
-    uint row = (b->info[cluster] & 0xffff) + token - b->begin[place_in]; /* of lane % 16's token */
+    uint row = ROW_OF(b->info[cluster], token - b->begin[place_in]); /* of lane % 16's token */
     key_part k;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         uint r = lane_of_uint(row, g + 8 * i);
         p->clusters[i] = lane_of_uint(cluster, g + 8 * i);
-        global const uchar *from = b->rows + (size_t)(p->clusters[i] / CLUSTERS) * ROWS_BYTES;
-        load_key(from + (size_t)r * D, (global const half *)(from + KEY_SCALES) + r * GROUPS, i, &k);
+        load_key(KEY_AT(b, p->clusters[i], r), (global const half *)KEY_SCALES_AT(b, p->clusters[i], r), i, &k);
     }
     int kept[2] = {0, 0}, rise = 0;
     score(&k, q, p->scores);
@@ -290,7 +318,7 @@ static inline void mix_step(const group *b, const step16 *p, state *a) {
         uint which = 2 * t + i % 2, r = lane_of_uint(p->row, which + 8 * (i / 2)),
              c = lane_of_uint(p->cluster, which + 8 * (i / 2));
         if (p->keeps[i / 2] >> 4 * which & 1) {
-            load_value(b->rows + (size_t)(c / CLUSTERS) * ROWS_BYTES + VALUES + (size_t)r * D, i, v);
+            load_value(VALUE_ROW_AT(b, c, r), i, v);
         } else {
 #pragma unroll
             for (int j = 0; j < GROUPS; j++) v[i][j] = 0;
@@ -299,8 +327,7 @@ static inline void mix_step(const group *b, const step16 *p, state *a) {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         uint r = lane_of_uint(p->row, g + 8 * i);
-        load(b->rows + (size_t)(p->clusters[i] / CLUSTERS) * ROWS_BYTES + VALUE_SCALES + (size_t)r * GROUPS * 2, GROUPS * 2,
-             scale_bits[i]);
+        load(VALUE_SCALES_AT(b, p->clusters[i], r), GROUPS * 2, scale_bits[i]);
     }
     float e[NT][4];
 #pragma unroll
@@ -457,14 +484,65 @@ static inline void store_part(const group *b, state *a, global float *state_to, 
     }
 }
 
+#if RING
+/* The clusters that recall_read will read and that are not in the ring: as recall.cl's missing, of all segments. Arguments and
+ * sizes as of recall_read, whose choice it makes. */
+kernel __attribute__((reqd_work_group_size(ITEMS, 1, 1))) void
+recall_missing(global const uchar *index, ulong index_at, int capacity, int segments_all, int run, int near_parts,
+               global const float *near, ulong near_at, int near_count, int near_rows, float change, global float *work,
+               ulong work_at, volatile global uint *table, ulong table_at, volatile global uint *list_to, ulong list_at, uint now,
+               uint listed, uint limit, uint most) {
+    local float room[R8 * LINE], log_total[R8], gains[RUN * R8];
+    local uint wants[WORDS], info[ALL];
+    uint part = get_group_id(0), far_parts = get_num_groups(0), parts = far_parts + near_parts, head = get_group_id(1),
+         kv_heads = get_num_groups(1), id = get_local_id(0);
+    uint pair_at = get_group_id(2) * kv_heads + head;
+    uint first = part * run, own = min((uint)run, segments_all - first), pairs = kv_heads * get_num_groups(2);
+    place w = place_work(work + work_at, pairs, segments_all, parts);
+    index += index_at + ((size_t)head * capacity + first) * INDEX_BYTES;
+    const group b = {.index = index, .own = own, .all = own * CLUSTERS, .room = room, .log_total = log_total, .gains = gains,
+                     .wants = wants, .info = info};
+    const sources o = {w.state + (size_t)pair_at * segments_all * R8 * 4,
+                       w.part + ((size_t)pair_at * parts + far_parts) * R8 * 4,
+                       near + near_at + (size_t)pair_at * R * (D + 2),
+                       segments_all,
+                       parts - far_parts,
+                       near_count,
+                       (size_t)near_rows * (D + 2)};
+    asked clusters;
+    ask(&b, w.scores + ((size_t)pair_at * segments_all + first) * CLUSTERS * R8, &clusters);
+    for (uint i = id; i < own * R8; i += ITEMS) gains[i] = w.state[(((size_t)pair_at * segments_all + first) * R8 + i) * 4 + 2];
+    total(&o, log_total);
+    if (id < R8 && id >= R) log_total[id] = 0;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    choose(&b, &clusters, native_log2(change));
+    uint number = (head * (uint)capacity + first) * CLUSTERS;
+    table += table_at + number;
+    list_to += list_at;
+    for (uint c = id; c < b.all; c += ITEMS) {
+        uint tokens, old = table[c];
+        if (!(wants[c / 32] >> c % 32 & 1) || old == TAKEN || HERE(old, now - RING + limit)) continue;
+        if (atomic_cmpxchg(&table[c], old, TAKEN) != old) continue; /* another query's group has it */
+        tokens = info[c] >> 16;
+        uint at = atomic_add(list_to, tokens) - now, i = atomic_inc(list_to + 1) - listed;
+        int fits = i < most && at + tokens <= limit;
+        if (fits) {
+            list_to[2 + 2 * i] = number + c;
+            list_to[3 + 2 * i] = at;
+        }
+        table[c] = fits ? now + at : 0;
+    }
+}
+#endif
+
 /* near: states of the local tier from a launch before, [near_count][near_rows][2 + D], of which the first are these queries';
  * near_parts: those that recall_score left. change, value, tile: as of recall.cl, tile times change. run: segments of a group,
  * RUN at most. arrived: zeros, pairs of them, and zeros again afterwards. Local size {256}, global {ceil(segments / run) * 256,
  * kv_heads, n}. */
 kernel __attribute__((reqd_work_group_size(ITEMS, 1, 1))) void
 recall_read(global const uchar *index, ulong index_at, global const uchar *rows, ulong rows_at, int capacity, int segments_all,
-            int run, int near_parts, global const float *near, ulong near_at, int near_count, int near_rows, float change,
-            float value, float tile, global float *work, ulong work_at, global uint *arrived, ulong arrived_at, global float *out,
+            global const uint *table, ulong table_at, uint oldest, int run, int near_parts, global const float *near, ulong near_at,
+            int near_count, int near_rows, float change, float value, float tile, global float *work, ulong work_at, global uint *arrived, ulong arrived_at, global float *out,
             ulong out_at, global ulong *counts_to, ulong counts_at) {
     local float room[ROOM] __attribute__((aligned(16)));
     local float log_total[R8], offset[R8], least[R8], unread[R8], tile_sums[RUN * TILES][R8], rest[RUN][R8], gains[RUN * R8];
@@ -476,9 +554,10 @@ recall_read(global const uchar *index, ulong index_at, global const uchar *rows,
     uint first = part * run, own = min((uint)run, segments_all - first), pairs = kv_heads * get_num_groups(2);
     place w = place_work(work + work_at, pairs, segments_all, parts);
     index += index_at + ((size_t)head * capacity + first) * INDEX_BYTES;
-    rows += rows_at + ((size_t)head * capacity + first) * ROWS_BYTES;
-    const group b = {index, rows,      own,  own * CLUSTERS, room,  log_total, offset, least, unread,
-                     gains, tile_sums, rest, wants,          begin, counts,    info,   list};
+    rows += rows_at + (RING ? 0 : ((size_t)head * capacity + first) * ROWS_BYTES);
+    table += table_at + (RING ? ((size_t)head * capacity + first) * CLUSTERS : 0);
+    const group b = {index,  rows,  table,     oldest,  own,   own * CLUSTERS, room,   log_total, offset, least,
+                     unread, gains, tile_sums, rest, wants, begin,          counts, info,      list};
     const sources o = {w.state + (size_t)pair_at * segments_all * R8 * 4,
                        w.part + ((size_t)pair_at * parts + far_parts) * R8 * 4,
                        near + near_at + (size_t)pair_at * R * (D + 2),
@@ -501,6 +580,10 @@ recall_read(global const uchar *index, ulong index_at, global const uchar *rows,
     state a;
     choose(&b, &clusters, log_change);
     uint wanted_count = list_clusters(&b);
+#if RING
+    for (uint i = id; i < wanted_count; i += ITEMS) info[list[i]] = table[list[i]];
+    barrier(CLK_LOCAL_MEM_FENCE);
+#endif
     read_rows(&b, w.x + (size_t)pair_at * R8 * D, wanted_count, fixed_point, &a);
     barrier(CLK_LOCAL_MEM_FENCE);
     sum_rest(&b, wanted_count, fixed_point, tile);
