@@ -402,7 +402,7 @@ static mka_session_options tiered(void) {
     mka_session_defaults(&o);
     o.memory = MKA_MEMORY_TIERED;
     o.plan.window = 64;
-    o.context = 1200;
+    o.context = 3600;
     o.chunk = 15; /* more queries at once share what they read on the CPU, where every query on a device reads for itself */
     o.exact = 1;
     return o;
@@ -471,7 +471,7 @@ static void sessions_without_room(void **state) {
     (void)state;
     need_device();
     int seen[3] = {0}, without = 0;
-    for (uint64_t bytes = (uint64_t)64 << 20; bytes > 1 << 20 && !(seen[0] && seen[1]); bytes -= bytes / 24) {
+    for (uint64_t bytes = (uint64_t)16 << 20; bytes > 1 << 20 && !(seen[0] && seen[1]); bytes -= bytes / 32) {
         mka_engine_options options = options_of("opencl");
         mka_engine *small;
         mka_model *model;

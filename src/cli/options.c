@@ -221,7 +221,9 @@ static const flag flags[] = {
      "device's or "
      "its platform's name; see devices of 'mka info'"},
     {"--device-memory", NULL, "BYTES", ALL, FLAG_BYTES, AT(device_memory), 1, 1e18,
-     "bytes that may be taken on the device, such as 8G; layers that do not fit run on the CPU (default: what it has)"},
+     "bytes that may be taken on the device, such as 8G; layers that do not fit run on the CPU, and long-term rows that do not "
+     "fit "
+     "stay in memory until they are wanted (default: what it has)"},
     {"--color", NULL, "WHEN", MKA_CLI_CHAT | MKA_CLI_GENERATE | MKA_CLI_CHECK | MKA_CLI_EVAL_NEEDLE, FLAG_COLOR, AT(color), 0, 0,
      "auto (default), always or never"},
     {"--json", NULL, NULL, ALL | LISTS, FLAG_SET, AT(json), 0, 0, "one JSON object a line on standard output"},

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "there_rows.h"
 #include "watch.h"
 
 /* ---- sizes ---- */
@@ -255,71 +256,6 @@ void mka_there_filled(mka_tiers *t) {
             send_segment(t, head, segment);
 }
 
-/* ---- rows that stay here ---- */
-
-enum { FEW = 16 }; /* clusters that are laid out sooner than threads wake */
-
-typedef struct fetch_task {
-    mka_tiers *tiers;
-    const mka_device_missing *list;
-    int count;
-    unsigned char *room;
-    size_t place, value_at;
-} fetch_task;
-
-/* The rows of one cluster, which may lie in two blocks. */
-static mka_status fetch_cluster(const fetch_task *f, const mka_device_missing *m, mka_error *error) {
-    mka_longterm *l = &f->tiers->longterm;
-    size_t cluster = m->cluster % (size_t)l->clusters, segment = m->cluster / (size_t)l->clusters % l->segments,
-           head = m->cluster / (size_t)l->clusters / l->segments;
-    const uint16_t *start = mka_longterm_directory(l, mka_longterm_index(l, (int)head, (int)segment))->start + cluster;
-    unsigned char *to = f->room + m->at * f->place;
-    for (int row = start[0]; row < start[1];) {
-        int at = row % MKA_BLOCK, n = start[1] - row < MKA_BLOCK - at ? start[1] - row : MKA_BLOCK - at;
-        size_t record = mka_longterm_record(l, (int)head, (int)segment * l->segment_blocks + row / MKA_BLOCK);
-        const unsigned char *rows = mka_records_get(&l->records, record, error);
-        if (!rows) return error->status;
-        const unsigned char *key = rows + (size_t)at * l->key_row,
-                            *value = rows + MKA_BLOCK * l->key_row + (size_t)at * l->value_row;
-        for (int i = 0; i < n; i++, to += f->place, key += l->key_row, value += l->value_row) {
-            memcpy(to, key, l->key_row);
-            memcpy(to + f->value_at, value, l->value_row);
-        }
-        mka_records_release(&l->records, record);
-        row += n;
-    }
-    return MKA_OK;
-}
-
-static void fetch_share(void *argument, int thread, int threads) {
-    const fetch_task *f = argument;
-    size_t begin, end;
-    mka_error error;
-    mka_share((size_t)f->count, 1, thread, threads, &begin, &end);
-    for (size_t i = begin; i < end; i++)
-        if (fetch_cluster(f, &f->list[i], &error) != MKA_OK) {
-            mka_tiers_fail(f->tiers->shared, &error);
-            return;
-        }
-}
-
-/* What a recall on the device wants of the rows here. */
-typedef struct rows_owner {
-    mka_tiers *tiers;
-    mka_pool *pool;
-} rows_owner;
-
-static void fetch_rows(void *argument, const mka_device_missing *list, int count, unsigned char *room) {
-    const rows_owner *owner = argument;
-    mka_device_longterm_shape shape = shape_there(owner->tiers);
-    fetch_task f = {.tiers = owner->tiers, .list = list, .count = count, .room = room};
-    f.place = mka_device_ring_place(&shape, &f.value_at);
-    if (count < FEW)
-        fetch_share(&f, 0, 1);
-    else
-        mka_pool_run(owner->pool, fetch_share, &f);
-}
-
 /* ---- attention ---- */
 
 /* What is known without asking the device. */
@@ -339,7 +275,9 @@ static void run_recall(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, in
     const mka_longterm *l = &t->longterm;
     mka_attend_job local = *job;
     int segments = blocks / l->segment_blocks;
-    rows_owner owner = {t, ops->pool};
+    mka_device_longterm_shape shape = shape_there(t);
+    mka_there_rows rows = {.tiers = t, .pool = ops->pool};
+    rows.place = mka_device_ring_place(&shape, &rows.value_at);
     local.out = out;
     mka_local_job(&t->local, job->first + job->n, &local);
     local.skip_from = t->shared->plan.sinks;
@@ -352,8 +290,8 @@ static void run_recall(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, in
                                   .value = MKA_RECALL_VALUE,
                                   .tile = MKA_RECALL_TILE,
                                   .read = read,
-                                  .fetch = fetch_rows,
-                                  .owner = &owner};
+                                  .fetch = mka_there_fetch,
+                                  .owner = &rows};
     ops->recall(ops, &there);
 }
 
