@@ -33,6 +33,21 @@ mka_engine_options options_of(const char *name) {
     return o;
 }
 
+int simulated(void) {
+    return device && strstr(device->device->info.name, "Oclgrind") != NULL;
+}
+
+void need_speed(void) {
+    need_device();
+    if (!simulated()) return;
+    print_message("skipped: it takes a simulated device too long\n");
+    skip();
+}
+
+int sized(int size, int small) {
+    return simulated() ? small : size;
+}
+
 int start_engines(void **state) {
     (void)state;
     mka_device_info info;
@@ -44,6 +59,7 @@ int start_engines(void **state) {
         fprintf(stderr, "%s\n%s", error.message, logged);
         return 1;
     }
+    if (simulated()) device->device->lanes = 16;
     return 0;
 }
 

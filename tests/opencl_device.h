@@ -19,6 +19,13 @@ int start_engines(void **state);
 int stop_engines(void **state);
 /* Skips the test that calls it where there is no device. */
 void need_device(void);
+/* 1: the device is a simulator that watches every access (Oclgrind), where arithmetic takes thousands of times as long: the same
+ * kernels have smaller shapes there. */
+int simulated(void);
+/* Skips the test that calls it where there is no device, or a simulated one. */
+void need_speed(void);
+/* size, or small where the device is simulated */
+int sized(int size, int small);
 
 /* Owned by the caller. */
 float *random_floats(uint64_t *seed, size_t count);

@@ -88,7 +88,7 @@ static void a_driver_that_builds_nothing(void **state) {
  * and goes on should the device come back. */
 static void a_device_that_is_lost(void **state) {
     (void)state;
-    need_device();
+    need_speed();
     enum { COUNT = 6, VOCABULARY = 256 };
     static const int tokens[COUNT] = {3, 1, 4, 1, 5, 9};
     static float want[VOCABULARY], got[VOCABULARY];
@@ -168,7 +168,7 @@ static void use_is_counted(void **state) {
 
 static void memory_is_measured(void **state) {
     (void)state;
-    need_device();
+    need_speed();
     enum { BYTES = 4 << 20 };
     mka_device_usage before, after;
     mka_device_limits *limits;

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 #include <mka/session.h>
@@ -55,9 +56,46 @@ static void compare_models(const char *what, mka_engine *other, mka_type type, c
     compare_within(what, other, type, router, o, 1, type == MKA_Q4_K && other->device->blocked ? 1e-2F : 1e-3F);
 }
 
-static void weights_of_every_type(void **state) {
+/* Every variant, in models small enough for any device. */
+static void variants(void **state) {
     (void)state;
     need_device();
+    for (int i = 0; i < reference_shape_count; i++) {
+        const reference_shape *shape = &reference_shapes[i];
+        enum { MOST = 21, ROOM = 64 };
+        const int prompt = sized(MOST, 3);
+        float logits[2][2 * ROOM];
+        int tokens[MOST + 1];
+        char path[256], what[64];
+        mka_error error;
+        assert_true(shape->vocabulary <= ROOM && reference_model_write(shape, 7, path, sizeof path));
+        for (int t = 0; t <= prompt; t++) tokens[t] = (37 * t + 11) % shape->vocabulary;
+        for (int there = 0; there < 2; there++) {
+            mka_model *model = NULL;
+            mka_session *session = NULL;
+            mka_session_options o;
+            mka_session_defaults(&o);
+            o.key_type = o.value_type = MKA_F32;
+            o.context = 64;
+            o.chunk = 17;
+            o.exact = 1;
+            if (mka_model_load(there ? device : cpu, path, NULL, &model, &error) ||
+                mka_session_create(model, &o, &session, &error) ||
+                mka_session_eval(session, tokens, (size_t)prompt, logits[there], NULL, NULL, &error) ||
+                mka_session_eval(session, tokens + prompt, 1, logits[there] + shape->vocabulary, NULL, NULL, &error))
+                fail_msg("%s: %s", shape->kind, error.message);
+            mka_session_destroy(session);
+            mka_model_destroy(model);
+        }
+        unlink(path);
+        snprintf(what, sizeof what, "%s, window %d", shape->kind, shape->window);
+        same(what, 2 * (size_t)shape->vocabulary, logits[1], logits[0], 1e-3F);
+    }
+}
+
+static void weights_of_every_type(void **state) {
+    (void)state;
+    need_speed();
     mka_session_options o;
     mka_session_defaults(&o);
     o.key_type = o.value_type = MKA_F32;
@@ -68,7 +106,7 @@ static void weights_of_every_type(void **state) {
 /* Blocks of 16 rows, read by the plain kernels, as they are where a matrix unit's kernels have no place. */
 static void weights_in_blocks(void **state) {
     (void)state;
-    need_device();
+    need_speed();
     static const mka_type types[] = {MKA_Q8_0, MKA_Q4_0, MKA_Q4_1, MKA_Q4_K, MKA_Q6_K};
     mka_session_options o;
     mka_engine_options options = options_of("opencl");
@@ -85,7 +123,7 @@ static void weights_in_blocks(void **state) {
 /* Activations in 16 bits: NVIDIA's matrix unit. */
 static void weights_on_matrix_units(void **state) {
     (void)state;
-    need_device();
+    need_speed();
     if (!device->device->nv) {
         print_message("skipped: the device is none of NVIDIA's\n");
         skip();
@@ -100,7 +138,7 @@ static void weights_on_matrix_units(void **state) {
 
 static void routed_models(void **state) {
     (void)state;
-    need_device();
+    need_speed();
     mka_session_options o;
     mka_session_defaults(&o);
     compare_models("fastmka", device, MKA_Q8_0, "fastmka", o);
@@ -136,7 +174,7 @@ static uint64_t least_memory(mka_type type) {
 /* A device that is too small for all layers gets the first; one that is too small for any is refused. */
 static void too_small_a_device(void **state) {
     (void)state;
-    need_device();
+    need_speed();
     mka_engine_options options = options_of("opencl");
     mka_engine *small;
     mka_model *model;
@@ -161,8 +199,9 @@ static void too_small_a_device(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(weights_of_every_type), cmocka_unit_test(weights_in_blocks),  cmocka_unit_test(weights_on_matrix_units),
-        cmocka_unit_test(routed_models),         cmocka_unit_test(too_small_a_device),
+        cmocka_unit_test(variants),          cmocka_unit_test(weights_of_every_type),
+        cmocka_unit_test(weights_in_blocks), cmocka_unit_test(weights_on_matrix_units),
+        cmocka_unit_test(routed_models),     cmocka_unit_test(too_small_a_device),
     };
     return cmocka_run_group_tests(tests, start_engines, stop_engines);
 }

@@ -64,7 +64,7 @@ void mka_cl_describe(const mka_cl_found *found, int index, mka_device_info *info
     clGetDeviceInfo(found->device, CL_DEVICE_MAX_COMPUTE_UNITS, sizeof units, &units, NULL);
     clGetDeviceInfo(found->device, CL_DEVICE_MAX_CLOCK_FREQUENCY, sizeof clock, &clock, NULL);
     clGetDeviceInfo(found->device, CL_DEVICE_EXTENSIONS, sizeof extensions - 1, extensions, NULL);
-    info->gpu = (type & CL_DEVICE_TYPE_CPU) == 0;
+    info->gpu = type & CL_DEVICE_TYPE_GPU || !(type & CL_DEVICE_TYPE_CPU); /* simulators of devices say all at once */
     info->memory = memory;
     info->largest = largest;
     info->units = (int)units;

@@ -219,7 +219,7 @@ float step_value(int step) {
 }
 
 void add_to(volatile local uint *sum, float x) {
-    uint old = *sum, seen;
+    uint old = 0, seen; /* a guess: only atomics may look at what others change */
     while ((seen = atomic_cmpxchg(sum, old, as_uint(as_float(old) + x))) != old) old = seen;
 }
 
@@ -506,7 +506,7 @@ void add_estimate(const reading *d, const work_place *w, ulong first, int segmen
         d->c[r] = exp(d->m[r] - most);
         d->m[r] = most;
     }
-    barrier(CLK_LOCAL_MEM_FENCE);
+    barrier(CLK_LOCAL_MEM_FENCE | CLK_GLOBAL_MEM_FENCE); /* a row's scores are read before others change them */
     for (int i = lane; i < GROUP * CLUSTERS; i += LANES) {
         int r = i / CLUSTERS, c = i % CLUSTERS;
         global float *s = &scores_of(w, first + (ulong)r, segment)[c];
