@@ -11,6 +11,8 @@
 
 #include "denied.h"
 #include "memory/placement.h"
+#include "model/session.h"
+#include "reference_model.h"
 
 #include <sched.h>
 #include <stdio.h>
@@ -158,6 +160,102 @@ static void expect_heads(const cache *c, int kv_heads, const int *home, int rows
 }
 
 /* ---- tests ---- */
+
+/* A model whose matrices are many pages: rows lie where the threads are that multiply by them. */
+static void rows_of_weights_lie_on_their_nodes(void **state) {
+    (void)state;
+    need_nodes();
+    const reference_shape shape = {"lm-gqa", 1, 256, 4, 2, 64, 512, 1024, 0, 0, 0, 0, 0, 0};
+    char path[256];
+    mka_error error;
+    mka_engine *engine = start(0, 0);
+    assert_true(reference_model_write(&shape, 7, path, sizeof path));
+    for (int mode = MKA_NUMA_AUTO; mode <= MKA_NUMA_INTERLEAVE; mode++) {
+        mka_model_options options;
+        mka_session_options session_options;
+        mka_model *model;
+        mka_session *session;
+        mka_numa_report report;
+        mka_model_defaults(&options);
+        mka_session_defaults(&session_options);
+        options.numa = session_options.plan.numa = (mka_numa_mode)mode;
+        session_options.context = 64;
+        if (mka_model_load(engine, path, &options, &model, &error) ||
+            mka_session_create(model, &session_options, &session, &error))
+            fail_msg("%s", error.message);
+        mka_session_get_numa(session, &report);
+        assert_int_equal(model->placed != NULL, mode != MKA_NUMA_OFF);
+        const mka_matrix *const list[] = {&model->blocks[0].attention.weights.q, &model->blocks[0].gate, &model->blocks[0].up,
+                                          &model->blocks[0].down, &model->output};
+        for (size_t i = 0; i < sizeof list / sizeof *list && mode == MKA_NUMA_AUTO; i++) {
+            const unsigned char *data = list[i]->data;
+            size_t half = (size_t)list[i]->rows / 2 * list[i]->row_bytes; /* as many threads on each */
+            int there[2] = {0}, elsewhere[2] = {0};
+            ask(data, half, with[0], &there[0], &elsewhere[0]);
+            ask(data + half, half, with[1], &there[1], &elsewhere[1]);
+            print_message("matrix %zu: %d and %d pages at home, %d and %d not\n", i, there[0], there[1], elsewhere[0],
+                          elsewhere[1]);
+            assert_int_equal(elsewhere[0] + elsewhere[1], 0);
+            assert_int_equal(there[0], half / 4096);
+            assert_int_equal(there[1], half / 4096);
+        }
+        uint64_t found = 0;
+        assert_true(report.known);
+        assert_int_equal(report.misplaced, 0);
+        for (int i = 0; i < report.nodes; i++) {
+            if (mode == MKA_NUMA_AUTO) assert_int_equal(report.weights_planned[i], report.weights_found[i]);
+            found += report.weights_found[i];
+        }
+        assert_true(mode == MKA_NUMA_OFF ? found == 0 : found >= (uint64_t)4 * 512 * 256 * 3);
+        float logits[1024];
+        assert_int_equal(mka_session_eval(session, (int[]){3, 1, 4}, 3, logits, NULL, NULL, &error), MKA_OK);
+        mka_session_destroy(session);
+        mka_model_destroy(model);
+    }
+    unlink(path);
+    mka_engine_destroy(engine);
+}
+
+/* A spill file's cache: each head's records come to its node. */
+static void spilled_rows_come_to_their_nodes(void **state) {
+    (void)state;
+    need_nodes();
+    enum { BYTES = 8192, PLACES = 200, EACH = 80, HEADS = 4 };
+    mka_engine *engine = start(0, 0);
+    mka_placement p;
+    mka_spill *spill;
+    mka_spill_part part;
+    mka_error error;
+    mka_numa_report report;
+    assert_int_equal(mka_placement_plan(&p, engine->topology, mka_pool_threads(engine->pool), MKA_NUMA_AUTO, &error), MKA_OK);
+    if (mka_spill_create("/tmp", BYTES, PLACES, mka_placement_places(&p), &spill, &error) ||
+        mka_spill_add(spill, BYTES, (size_t)EACH * HEADS, HEADS, EACH, &part, &error))
+        fail_msg("%s", error.message);
+    if (mka_placement_bind_spill(&p, spill)) skip();
+    for (size_t i = 0; i < (size_t)EACH * HEADS; i++) {
+        unsigned char *record = mka_spill_put(&part, i, &error);
+        if (!record) fail_msg("%s", error.message);
+        memset(record, (int)i, BYTES);
+        if (mka_spill_commit(&part, i, &error)) fail_msg("%s", error.message);
+    }
+    for (size_t i = 0; i < (size_t)EACH * HEADS; i++) {
+        int there = 0, elsewhere = 0;
+        const unsigned char *record = mka_spill_get(&part, i, &error);
+        if (!record) fail_msg("%s", error.message);
+        ask(record, BYTES, with[i / EACH / 2], &there, &elsewhere);
+        assert_int_equal(there, BYTES / 4096);
+        assert_int_equal(elsewhere, 0);
+        mka_spill_release(&part, i);
+    }
+    mka_placement_report(&p, &report);
+    mka_placement_ask_spill(&p, spill, &report);
+    assert_true(report.known);
+    assert_int_equal(report.misplaced, 0);
+    assert_int_equal(report.found[0] + report.found[1], (uint64_t)PLACES * BYTES);
+    mka_spill_remove(&part);
+    mka_spill_destroy(spill);
+    mka_engine_destroy(engine);
+}
 
 static void heads_lie_on_their_nodes(void **state) {
     (void)state;
@@ -330,6 +428,8 @@ int main(void) {
         cmocka_unit_test(heads_lie_on_their_nodes),
         cmocka_unit_test(stretches_of_one_head_lie_on_nodes_in_turn),
         cmocka_unit_test(turns_spread_evenly),
+        cmocka_unit_test(rows_of_weights_lie_on_their_nodes),
+        cmocka_unit_test(spilled_rows_come_to_their_nodes),
         cmocka_unit_test(threads_run_beside_their_heads),
         cmocka_unit_test(a_named_node_has_all),
         cmocka_unit_test(a_named_node_without_cpus_has_the_rows),

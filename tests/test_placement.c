@@ -276,6 +276,134 @@ static void a_heads_share_is_one_range(void **state) {
     mka_topology_destroy(t);
 }
 
+static void rows_go_by_threads(void **state) {
+    (void)state;
+    mka_topology *t = describe("node:2 core:3 pu:1");
+    mka_placement p = plan_of(t, 5, MKA_NUMA_AUTO); /* threads 0, 2, 4 and 1, 3 */
+    static const int order[] = {0, 3, 1, 4, 2};
+    for (int i = 0; i < 5; i++) assert_int_equal(mka_places_order(&p.places, i), order[i]);
+    assert_int_equal(mka_places_cut(&p.places, 100, 1), 60);
+    assert_int_equal(mka_places_cut(&p.places, 100, 2), 100);
+    assert_int_equal(mka_places_cut(NULL, 100, 0), 0);
+    assert_int_equal(mka_places_cut(NULL, 100, 1), 100);
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    unsigned char *data = mka_pages_map(100 * page);
+    ranges r = {.count = 0};
+    mka_placement_walk_rows(&p, data, 100, page, note, &r); /* 13 runs of 8 rows: 7 and 6 */
+    assert_int_equal(r.count, 2);
+    assert_int_equal(r.list[0].node, 0);
+    assert_int_equal(r.list[0].bytes, 56 * page);
+    assert_int_equal(r.list[1].node, 1);
+    expect_cover(&r, data, 100 * page);
+    r.count = 0;
+    p = plan_of(t, 5, MKA_NUMA_INTERLEAVE);
+    mka_placement_walk_rows(&p, data, 100, page, note, &r);
+    assert_int_equal(r.count, 1);
+    assert_int_equal(r.list[0].node, -1);
+    mka_pages_unmap(data, 100 * page);
+    mka_topology_destroy(t);
+}
+
+/* ---- a spill file's cache ---- */
+
+static void spilled_records_come_to_their_heads_node(void **state) {
+    (void)state;
+    enum { BYTES = 4096, PLACES = 40, EACH = 30, HEADS = 2 };
+    mka_topology *t = describe("node:2 core:2 pu:1");
+    mka_placement p = plan_of(t, 4, MKA_NUMA_AUTO);
+    mka_spill *spill;
+    mka_spill_part part;
+    mka_error error;
+    ranges r = {.count = 0};
+    size_t bytes;
+    if (mka_spill_create("/tmp", BYTES, PLACES, mka_placement_places(&p), &spill, &error) ||
+        mka_spill_add(spill, BYTES, (size_t)EACH * HEADS, HEADS, EACH, &part, &error))
+        fail_msg("%s", error.message);
+    assert_int_equal(mka_spill_zones(spill), 2);
+    mka_placement_walk_spill(&p, spill, note, &r);
+    assert_int_equal(r.count, 2);
+    for (int z = 0; z < 2; z++) {
+        assert_int_equal(r.list[z].node, z);
+        assert_int_equal(r.list[z].bytes, PLACES / 2 * BYTES);
+        assert_ptr_equal(r.list[z].pages, mka_spill_zone(spill, z, &bytes));
+    }
+    for (int i = 0; i < EACH * HEADS; i++) { /* ten waiting ones, which are pinned, are half of a zone */
+        unsigned char *record = mka_spill_put(&part, (size_t)i, &error);
+        if (!record) fail_msg("%s", error.message);
+        memset(record, i, BYTES);
+        if (mka_spill_commit(&part, (size_t)i, &error)) fail_msg("%s", error.message);
+    }
+    for (int round = 0; round < 3; round++)
+        for (int i = 0; i < EACH * HEADS; i += 1 + round) {
+            const unsigned char *record = mka_spill_get(&part, (size_t)i, &error),
+                                *zone = mka_spill_zone(spill, i / EACH, &bytes);
+            if (!record) fail_msg("%s", error.message);
+            assert_true(record >= zone && record < zone + bytes);
+            assert_int_equal(record[BYTES - 1], i);
+            mka_spill_release(&part, (size_t)i);
+        }
+    /* more in use than a zone holds: the other one helps */
+    for (int i = 0; i < PLACES / 2 + 5; i++)
+        if (!mka_spill_get(&part, (size_t)i, &error)) fail_msg("%s", error.message);
+    for (int i = 0; i < PLACES / 2 + 5; i++) mka_spill_release(&part, (size_t)i);
+    mka_spill_remove(&part);
+    mka_spill_destroy(spill);
+    mka_topology_destroy(t);
+}
+
+/* ---- products ---- */
+
+enum { PRODUCTS = 3, COLS = 96, MOST_ROWS = 20 };
+
+/* The same bits, whoever multiplies by which rows. */
+static void products_do_not_depend_on_the_plan(void **state) {
+    (void)state;
+    static const int rows[PRODUCTS] = {203, 64, 7};
+    static float w[PRODUCTS][203 * COLS], x[MOST_ROWS * COLS], y[2][PRODUCTS][MOST_ROWS * 203];
+    mka_engine_options options;
+    mka_engine *engine;
+    mka_ops ops;
+    mka_arena work = {0};
+    mka_error error;
+    mka_topology *t = describe("node:3 core:2 pu:1");
+    mka_placement p = plan_of(t, 5, MKA_NUMA_AUTO);
+    mka_engine_defaults(&options);
+    options.threads = 5;
+    options.bind = 0;
+    assert_int_equal(mka_engine_create(&options, &engine, &error), MKA_OK);
+    mka_ops_cpu(&ops, engine);
+    const struct mka_ops_limits limits = {
+        .rows = MOST_ROWS, .cols = COLS, .head_rows = 1, .key_dim = 16, .value_dim = 16, .kv_heads = 1, .context = 64};
+    mka_ops_layout(&ops, &limits, &work);
+    assert_int_equal(mka_arena_reserve(&work, &error), MKA_OK);
+    mka_ops_layout(&ops, &limits, &work);
+    for (size_t i = 0; i < sizeof w / sizeof(float); i++) ((float *)w)[i] = (float)((int)(i * 2654435761U >> 8 & 255) - 128) / 64;
+    for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = (float)((int)(i * 2246822519U >> 8 & 255) - 128) / 64;
+    for (int n = 1; n <= MOST_ROWS; n += 6) {
+        memset(y, 0, sizeof y);
+        for (int plan = 0; plan < 2; plan++) {
+            mka_matrix m[PRODUCTS];
+            mka_product products[PRODUCTS];
+            for (int i = 0; i < PRODUCTS; i++) {
+                m[i] = (mka_matrix){w[i], MKA_F32, rows[i], COLS, COLS * sizeof(float)};
+                products[i] = (mka_product){&m[i], NULL, x, COLS, y[plan][i], 203};
+            }
+            ops.places = plan ? &p.places : NULL;
+            ops.multiply(&ops, n, PRODUCTS, products);
+        }
+        assert_memory_equal(y[0], y[1], sizeof y[0]);
+        for (int i = 0; i < PRODUCTS; i++) /* every row was somebody's */
+            for (int j = 0; j < rows[i]; j++) {
+                float sum = 0;
+                for (int e = 0; e < COLS; e++) sum += w[i][j * COLS + e] * x[e];
+                assert_true(y[1][i][j] - sum < 1e-2F && sum - y[1][i][j] < 1e-2F);
+            }
+    }
+    mka_arena_free(&work);
+    mka_engine_destroy(engine);
+    mka_topology_destroy(t);
+}
+
 /* ---- dealing ---- */
 
 static int by_remainder(const void *work, size_t item) {
@@ -466,6 +594,9 @@ int main(void) {
         cmocka_unit_test(memory_without_cpus_holds_rows_when_named),
         cmocka_unit_test(faster_memory_without_cpus_holds_what_is_always_read),
         cmocka_unit_test(a_heads_share_is_one_range),
+        cmocka_unit_test(rows_go_by_threads),
+        cmocka_unit_test(spilled_records_come_to_their_heads_node),
+        cmocka_unit_test(products_do_not_depend_on_the_plan),
         cmocka_unit_test(every_item_is_dealt_once_own_ones_first),
         cmocka_unit_test(results_do_not_depend_on_the_plan),
         cmocka_unit_test(this_machine_places_or_says_that_it_does_not),

@@ -257,8 +257,8 @@ static void records_come_back(void **data) {
     uint64_t writes;
     off_t size, held = 0;
     int next = 1;
-    ok(mka_spill_create(folder, sizes[0], 300, &spill, &error), &error);
-    for (int p = 0; p < PARTS; p++) ok(mka_spill_add(spill, sizes[p], RECORDS, &parts[p], &error), &error);
+    ok(mka_spill_create(folder, sizes[0], 300, NULL, &spill, &error), &error);
+    for (int p = 0; p < PARTS; p++) ok(mka_spill_add(spill, sizes[p], RECORDS, 1, RECORDS, &parts[p], &error), &error);
     for (int step = 0; step < 2000; step++) {
         int p = (int)(fabsf(uniform()) * PARTS), i = (int)(fabsf(uniform()) * RECORDS), kind = (int)(fabsf(uniform()) * 10);
         if (kind < 4) { /* a run of records, as blocks close */
@@ -339,7 +339,8 @@ static int run_on_small_disk(const char *path) {
     if (unshare(CLONE_NEWNS | (geteuid() ? CLONE_NEWUSER : 0)) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
         mount("none", path, "tmpfs", 0, "size=3m"))
         return -1;
-    if (mka_spill_create(path, SIZE, 260, &spill, &error) || mka_spill_add(spill, SIZE, COUNT, &part, &error)) return __LINE__;
+    if (mka_spill_create(path, SIZE, 260, NULL, &spill, &error) || mka_spill_add(spill, SIZE, COUNT, 1, COUNT, &part, &error))
+        return __LINE__;
     while (kept < COUNT && !(full = keep(&part, kept, &error))) kept++;
     if (!full || kept < 100 || error.status != MKA_IO || !strstr(error.message, "No space left on device")) return __LINE__;
     if (!keep(&part, kept, &error) || error.status != MKA_IO) return __LINE__; /* still */
@@ -356,7 +357,7 @@ static int run_on_small_disk(const char *path) {
     mka_spill_remove(&part);
     mka_spill_destroy(spill);
     if (mount("none", path, NULL, MS_REMOUNT | MS_RDONLY, NULL)) return __LINE__;
-    if (mka_spill_create(path, SIZE, 260, &none, &error) != MKA_IO || !strstr(error.message, "Read-only file system"))
+    if (mka_spill_create(path, SIZE, 260, NULL, &none, &error) != MKA_IO || !strstr(error.message, "Read-only file system"))
         return __LINE__;
     return 0;
 }
@@ -393,8 +394,8 @@ static void removed_folders_do_not_matter(void **data) {
     mka_spill_part part;
     mka_error error;
     assert_int_equal(mkdir(path, 0700), 0);
-    ok(mka_spill_create(path, SIZE, 100, &spill, &error), &error);
-    ok(mka_spill_add(spill, SIZE, COUNT, &part, &error), &error);
+    ok(mka_spill_create(path, SIZE, 100, NULL, &spill, &error), &error);
+    ok(mka_spill_add(spill, SIZE, COUNT, 1, COUNT, &part, &error), &error);
     assert_int_equal(rmdir(path), 0);
     for (int i = 0; i < COUNT; i++) assert_int_equal(keep(&part, i, &error), 0);
     for (int i = 0; i < COUNT; i++) {

@@ -131,29 +131,31 @@ typedef struct mka_machine {
 
 MKA_API void mka_engine_machine(const mka_engine *engine, mka_machine *machine);
 
-/* ---- NUMA: where caches lie ---- */
+/* ---- NUMA: where caches and weights lie ---- */
 
 typedef enum mka_numa_mode {
     MKA_NUMA_AUTO,       /* MKA_NUMA_NODES where threads run on several nodes or nodes were named, else MKA_NUMA_OFF */
     MKA_NUMA_OFF,        /* the system decides */
     MKA_NUMA_INTERLEAVE, /* page by page on all nodes in turn; a huge page is one */
     MKA_NUMA_NODES       /* each node holds its share of the key/value heads (with fewer heads than nodes: of their tokens), and
-                            its threads read that first; only partial results cross nodes */
+                            its threads read that first; only partial results cross nodes. And its share of the
+                            rows of each matrix of a model, which its threads multiply by */
 } mka_numa_mode;
 
 #define MKA_NUMA_MOST 32 /* nodes that are placed on and reported */
 
-/* Where the pages of a cache are, asked of the system page by page. */
+/* Where the pages of a cache, and of the weights beside it, are, asked of the system page by page. */
 typedef struct mka_numa_report {
     mka_numa_mode mode; /* what is done: never MKA_NUMA_AUTO */
     int nodes;
-    int number[MKA_NUMA_MOST];       /* of each node, as the system counts */
-    int threads[MKA_NUMA_MOST];      /* that are meant to run there */
-    uint64_t planned[MKA_NUMA_MOST]; /* bytes in memory that the plan puts there */
-    uint64_t found[MKA_NUMA_MOST];   /* bytes in memory that are there */
-    uint64_t misplaced;              /* bytes that lie on another node than planned */
-    int refused;                     /* 1: the system would not place pages; they lie where it put them */
-    int known;                       /* 0: nor would it say where they are; found and misplaced mean nothing */
+    int number[MKA_NUMA_MOST];                                             /* of each node, as the system counts */
+    int threads[MKA_NUMA_MOST];                                            /* that are meant to run there */
+    uint64_t planned[MKA_NUMA_MOST];                                       /* bytes in memory that the plan puts there */
+    uint64_t found[MKA_NUMA_MOST];                                         /* bytes in memory that are there */
+    uint64_t weights_planned[MKA_NUMA_MOST], weights_found[MKA_NUMA_MOST]; /* the same of a session's model; 0: not placed */
+    uint64_t misplaced;                                                    /* bytes that lie on another node than planned */
+    int refused; /* 1: the system would not place pages; they lie where it put them */
+    int known;   /* 0: nor would it say where they are; found and misplaced mean nothing */
 } mka_numa_report;
 
 /* What a mode means on this engine: mode, nodes, numbers and threads, before there is a cache. MKA_BAD_ARGUMENT: no such mode. */

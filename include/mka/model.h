@@ -16,21 +16,24 @@ typedef struct mka_model mka_model;
 typedef struct mka_model_options {
     const char *router;  /* GGUF or safetensors file with trained MKA or FastMKA routers; NULL: plain attention */
     int vocabulary_only; /* 1: any architecture, no weights needed; only tokenize, detokenize and the template work */
+    mka_numa_mode numa;  /* where weights lie. Default MKA_NUMA_AUTO */
 } mka_model_options;
 
 MKA_API void mka_model_defaults(mka_model_options *options);
 
 /* Loads path: a GGUF file, a Hugging Face model folder, or a safetensors file of the project's reference models.
  * options may be NULL. The engine must outlive the model. Weights stay mapped; only norms, biases and derived matrices
- * are copied. Failures name the file and the field: MKA_IO, MKA_BAD_FILE (also a missing tensor or shapes that disagree),
- * MKA_UNSUPPORTED (architecture, tensor type, tokenizer, experts), MKA_NO_MEMORY. */
+ * are copied, and on several NUMA nodes matrices, where there is room: to the nodes whose threads read their rows. Failures name
+ * the file and the field: MKA_IO, MKA_BAD_FILE (also a missing tensor or shapes that disagree), MKA_UNSUPPORTED (architecture,
+ * tensor type, tokenizer, experts), MKA_NO_MEMORY. */
 MKA_API mka_status mka_model_load(mka_engine *engine, const char *path, const mka_model_options *options, mka_model **model,
                                   mka_error *error);
 MKA_API void mka_model_destroy(mka_model *model);
 
 /* Makes a model of a known shape ("qwen2.5-0.5b", ...) with random weights of type, in memory: it runs as a model of that shape
- * does and says nothing sensible. It has no vocabulary. router: NULL, or "fastmka" or "mka" for random routers in every layer.
- * MKA_BAD_ARGUMENT: there is no such shape or router, or its rows are not whole blocks of type; MKA_NO_MEMORY. */
+ * does and says nothing sensible. It has no vocabulary, and weights that are not placed by NUMA node. router: NULL, or "fastmka"
+ * or "mka" for random routers in every layer. MKA_BAD_ARGUMENT: there is no such shape or router, or its rows are not whole
+ * blocks of type; MKA_NO_MEMORY. */
 MKA_API mka_status mka_model_random(mka_engine *engine, const char *shape, mka_type type, const char *router, uint64_t seed,
                                     mka_model **model, mka_error *error);
 

@@ -14,6 +14,16 @@ int mka_places_here(const mka_places *p, int thread) {
     return p->of_thread[thread];
 }
 
+void mka_places_count_threads(mka_places *p, int threads) {
+    int counted = 0;
+    for (int place = 0; place < p->count; place++) {
+        p->before[place] = counted;
+        for (int t = 0; t < threads && t < MKA_PLACED_THREADS; t++)
+            if (p->of_thread[t] == place) p->order[t] = (uint16_t)counted++;
+    }
+    p->before[p->count] = counted;
+}
+
 size_t mka_places_stretch(size_t capacity) {
     size_t each = (capacity + MOST_STRETCHES - 1) / MOST_STRETCHES;
     return each <= MKA_STRETCH ? MKA_STRETCH : (each + MKA_STRETCH - 1) / MKA_STRETCH * MKA_STRETCH;

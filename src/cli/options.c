@@ -187,7 +187,8 @@ static const flag flags[] = {
      "MKA and FastMKA models: begin with the bank of a saved session; its tokens take no place in the context; given again, with "
      "those of several"},
     {"--numa", NULL, "HOW", TIERED | LAYERS | WHOLE | MKA_CLI_INFO, FLAG_NUMA, AT(plan.numa), 0, 0,
-     "where caches lie: auto (default: on several NUMA nodes each holds its share of the heads, and its threads read it), off, "
+     "where caches and weights lie: auto (default: on several NUMA nodes each holds its share of the heads and of the rows of "
+     "weights, which are copied to it, and its threads read it), off, "
      "interleave, or nodes=0,2 (auto, with threads and memory on these nodes alone; one without CPUs takes long-term rows)"},
     {"--kv-local", NULL, "TYPE", TIERED | WHOLE, FLAG_LOCAL, 0, 0, 0, "the same as -ctk TYPE -ctv TYPE"},
     {"--kv-longterm", NULL, "TYPE", TIERED | LAYERS | WHOLE, FLAG_LONGTERM, 0, 0, 0,

@@ -27,6 +27,7 @@ int mka_cli_open_model(mka_cli *cli, const char *command, mka_engine *engine, in
     mka_model_defaults(&options);
     options.router = cli->options.router;
     options.vocabulary_only = vocabulary_only;
+    options.numa = strcmp(command, "info") ? cli->options.plan.numa : MKA_NUMA_OFF; /* nothing is computed with it there */
     return mka_model_load(engine, cli->options.model, &options, model, &error) == MKA_OK ? 0 : mka_cli_failure(&error, 0);
 }
 

@@ -99,4 +99,7 @@ void mka_bank_set(mka_bank *bank, int length, int remembered, int begin);
 /* Afterwards: makes the codes. */
 void mka_bank_recode(mka_bank *bank);
 
+/* |x|, of which x keeps the direction. A row of zeros has none, and one that is not finite gets none. */
+float mka_bank_normalise(int width, float *x);
+
 #endif

@@ -37,8 +37,8 @@ static mka_status too_small(const mka_memory_plan *plan, uint64_t least, uint64_
                     "%s of RAM is too little: this context needs %s, or a folder to spill to and at least %s", ram, all, need);
 }
 
-mka_status mka_budget_open(const mka_budget *b, const mka_memory_plan *plan, uint64_t work, int threads, mka_spill **spill,
-                           mka_error *error) {
+mka_status mka_budget_open(const mka_budget *b, const mka_memory_plan *plan, uint64_t work, int threads, const mka_places *nodes,
+                           mka_spill **spill, mka_error *error) {
     *spill = NULL;
     if (plan->ram == 0 && plan->spill)
         return mka_fail(error, MKA_BAD_ARGUMENT, "a folder to spill to (%s) needs a limit of RAM", plan->spill);
@@ -52,5 +52,5 @@ mka_status mka_budget_open(const mka_budget *b, const mka_memory_plan *plan, uin
     if (least > whole) least = whole;
     if (plan->ram < least || !plan->spill) return too_small(plan, least, whole, error);
     places = (plan->ram - fixed - tables) / place;
-    return mka_spill_create(plan->spill, b->largest, (size_t)(places < b->count ? places : b->count), spill, error);
+    return mka_spill_create(plan->spill, b->largest, (size_t)(places < b->count ? places : b->count), nodes, spill, error);
 }

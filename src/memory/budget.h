@@ -19,9 +19,10 @@ typedef struct mka_budget {
  * alone in RAM. */
 void mka_budget_add(mka_budget *budget, const mka_local_shape *shape, const mka_memory_plan *plan, int tiered);
 
-/* Makes the spill (NULL in *spill when none is needed). work: bytes of the workspace. MKA_BAD_ARGUMENT: the limit is too small;
+/* Makes the spill (NULL in *spill when none is needed). work: bytes of the workspace; nodes: as for
+ * mka_spill_create. MKA_BAD_ARGUMENT: the limit is too small;
  * the message says the least. */
-mka_status mka_budget_open(const mka_budget *budget, const mka_memory_plan *plan, uint64_t work, int threads, mka_spill **spill,
-                           mka_error *error);
+mka_status mka_budget_open(const mka_budget *budget, const mka_memory_plan *plan, uint64_t work, int threads,
+                           const mka_places *nodes, mka_spill **spill, mka_error *error);
 
 #endif

@@ -56,8 +56,8 @@ mka_status mka_longterm_create(const mka_longterm_shape *shape, mka_spill *spill
         return mka_fail(error, MKA_NO_MEMORY, "the system gives no address space for a long-term memory of %d tokens",
                         shape->capacity);
     }
-    mka_status status =
-        mka_records_create(MKA_BLOCK * (l->key_row + l->value_row), heads * l->capacity, spill, &l->records, error);
+    mka_status status = mka_records_create(MKA_BLOCK * (l->key_row + l->value_row), l->capacity, shape->kv_heads,
+                                           mka_places_stretch(l->capacity * MKA_BLOCK) / MKA_BLOCK, spill, &l->records, error);
     if (status) mka_longterm_destroy(l);
     return status;
 }

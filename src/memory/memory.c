@@ -102,7 +102,7 @@ static mka_status open_budget(mka_memory *memory, mka_error *error) {
     mka_budget budget = {.fixed = 0};
     for (int i = 0; i < o->layers; i++) mka_budget_add(&budget, &shape, &o->plan, 1);
     mka_status status = mka_budget_open(&budget, &o->plan, memory->work.used, mka_pool_threads(memory->ops.host.pool),
-                                        &memory->shared.spill, error);
+                                        memory->ops.host.places, &memory->shared.spill, error);
     o->plan.spill = memory->shared.plan.spill = NULL; /* the caller's */
     return status;
 }
@@ -161,6 +161,7 @@ mka_status mka_memory_create(mka_engine *engine, const mka_memory_options *optio
     }
     if (status) goto fail;
     for (int i = 0; i < o->layers; i++) mka_placement_bind(&memory->placement, &memory->layers[i].tiers);
+    if (memory->shared.spill) mka_placement_bind_spill(&memory->placement, memory->shared.spill);
     mka_placement_log(&memory->placement, engine);
     *out = memory;
     return MKA_OK;
@@ -240,6 +241,7 @@ mka_status mka_memory_set_recall(mka_memory *memory, const mka_recall *recall, m
 void mka_memory_get_numa(const mka_memory *memory, mka_numa_report *report) {
     mka_placement_report(&memory->placement, report);
     for (int i = 0; i < memory->options.layers; i++) mka_placement_ask(&memory->placement, &memory->layers[i].tiers, report);
+    if (memory->shared.spill) mka_placement_ask_spill(&memory->placement, memory->shared.spill, report);
 }
 
 void mka_memory_reset(mka_memory *memory) {

@@ -32,6 +32,7 @@ static void find_places(mka_placement *p, int threads) {
         p->places.of_thread[t] = (uint8_t)(place < 0 ? t % p->places.count : place);
         p->threads[p->places.of_thread[t]]++;
     }
+    mka_places_count_threads(&p->places, threads);
 }
 
 /* The bandwidth of a place's own memory, or 0. */
@@ -114,7 +115,7 @@ static int list_areas(const mka_tiers *t, area areas[MOST_AREAS]) {
     }
     if (!far->index) return count;
     areas[count++] = (area){far->index, heads, 0, far->segments, far->segment, (size_t)far->shape.segment, blocks};
-    if (far->records.pages) /* a spill file's cache belongs to all heads */
+    if (far->records.pages) /* a spill file's cache belongs to all layers */
         areas[count++] = (area){far->records.pages, heads, 1, far->capacity, far->records.bytes, MKA_BLOCK, blocks};
     return count;
 }
@@ -152,6 +153,34 @@ void mka_placement_walk(const mka_placement *p, const mka_tiers *tiers, mka_rang
     for (int i = 0; i < count; i++) walk_area(p, &areas[i], range, user);
 }
 
+/* A range up to an address, of which the page that it ends in belongs to it. */
+static unsigned char *walk_to(unsigned char *from, unsigned char *end, int node, mka_range_fn *range, void *user) {
+    unsigned char *to = page_up(end);
+    if (to <= from) return from;
+    range(user, from, (size_t)(to - from), node);
+    return to;
+}
+
+void mka_placement_walk_spill(const mka_placement *p, const mka_spill *spill, mka_range_fn *range, void *user) {
+    size_t bytes;
+    unsigned char *from = mka_spill_zone(spill, 0, &bytes);
+    for (int zone = 0; zone < mka_spill_zones(spill); zone++) {
+        unsigned char *end = mka_spill_zone(spill, zone, &bytes) + bytes;
+        from = walk_to(from, end, p->mode == MKA_NUMA_NODES ? p->rows[zone] : -1, range, user);
+    }
+}
+
+void mka_placement_walk_rows(const mka_placement *p, unsigned char *data, size_t rows, size_t row_bytes, mka_range_fn *range,
+                             void *user) {
+    const mka_places *places = mka_placement_places(p);
+    unsigned char *from = page_up(data);
+    for (int place = 0; place < mka_places_count(places); place++) {
+        size_t end = mka_places_cut(places, (rows + MKA_PLACED_ROWS - 1) / MKA_PLACED_ROWS, place + 1) * MKA_PLACED_ROWS;
+        unsigned char *to = data + (end < rows ? end : rows) * row_bytes;
+        from = walk_to(from, to, p->mode == MKA_NUMA_NODES ? p->resident[place] : -1, range, user);
+    }
+}
+
 /* ---- bind ---- */
 
 static void bind_range(void *user, unsigned char *pages, size_t bytes, int node) {
@@ -163,11 +192,26 @@ static void bind_range(void *user, unsigned char *pages, size_t bytes, int node)
         mka_numa_bind(pages, bytes, MKA_POLICY_FIRST, &node, 1, &p->refused);
 }
 
-mka_status mka_placement_bind(mka_placement *p, const mka_tiers *tiers) {
-    if (p->mode == MKA_NUMA_OFF) return MKA_OK;
+/* 0: nothing is to be bound, or nothing can be. */
+static int binds(mka_placement *p) {
+    if (p->mode == MKA_NUMA_OFF) return 0;
     if (!mka_topology_is_this_machine(p->topology))
-        return mka_fail(&p->refused, MKA_UNSUPPORTED, "the machine that is described is not this one");
-    mka_placement_walk(p, tiers, bind_range, p);
+        mka_fail(&p->refused, MKA_UNSUPPORTED, "the machine that is described is not this one");
+    return !p->refused.status;
+}
+
+mka_status mka_placement_bind(mka_placement *p, const mka_tiers *tiers) {
+    if (binds(p)) mka_placement_walk(p, tiers, bind_range, p);
+    return p->refused.status;
+}
+
+mka_status mka_placement_bind_spill(mka_placement *p, const mka_spill *spill) {
+    if (binds(p)) mka_placement_walk_spill(p, spill, bind_range, p);
+    return p->refused.status;
+}
+
+mka_status mka_placement_bind_rows(mka_placement *p, unsigned char *data, size_t rows, size_t row_bytes) {
+    if (binds(p)) mka_placement_walk_rows(p, data, rows, row_bytes, bind_range, p);
     return p->refused.status;
 }
 
@@ -244,11 +288,29 @@ mka_status mka_engine_get_numa(const mka_engine *engine, mka_numa_mode mode, mka
     return status;
 }
 
+/* Ranges in turns are planned evenly. */
+static void plan_turns(const asking *a) {
+    const mka_placement *p = a->placement;
+    for (int i = 0; p->mode == MKA_NUMA_INTERLEAVE && i < p->turns; i++) {
+        int index = index_in(a->report, p->turn[i]);
+        if (index >= 0) a->report->planned[index] += a->turned / (uint64_t)p->turns;
+    }
+}
+
 void mka_placement_ask(const mka_placement *p, const mka_tiers *tiers, mka_numa_report *r) {
     asking a = {.placement = p, .report = r};
     mka_placement_walk(p, tiers, ask_range, &a);
-    for (int i = 0; p->mode == MKA_NUMA_INTERLEAVE && i < p->turns; i++) {
-        int index = index_in(r, p->turn[i]);
-        if (index >= 0) r->planned[index] += a.turned / (uint64_t)p->turns;
-    }
+    plan_turns(&a);
+}
+
+void mka_placement_ask_spill(const mka_placement *p, const mka_spill *spill, mka_numa_report *r) {
+    asking a = {.placement = p, .report = r};
+    mka_placement_walk_spill(p, spill, ask_range, &a);
+    plan_turns(&a);
+}
+
+void mka_placement_ask_rows(const mka_placement *p, unsigned char *data, size_t rows, size_t row_bytes, mka_numa_report *r) {
+    asking a = {.placement = p, .report = r};
+    mka_placement_walk_rows(p, data, rows, row_bytes, ask_range, &a);
+    plan_turns(&a);
 }

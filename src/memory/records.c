@@ -3,11 +3,13 @@
 
 #include "base/status.h"
 
-mka_status mka_records_create(size_t bytes, size_t count, mka_spill *spill, mka_records *records, mka_error *error) {
-    *records = (mka_records){.bytes = (bytes + MKA_ALIGN - 1) / MKA_ALIGN * MKA_ALIGN, .count = count};
+mka_status mka_records_create(size_t bytes, size_t count, int heads, size_t stretch, mka_spill *spill, mka_records *records,
+                              mka_error *error) {
+    *records = (mka_records){.bytes = (bytes + MKA_ALIGN - 1) / MKA_ALIGN * MKA_ALIGN, .count = count * (size_t)heads};
+    count = records->count;
     size_t all;
     if (spill) {
-        mka_status status = mka_spill_add(spill, records->bytes, count, &records->part, error);
+        mka_status status = mka_spill_add(spill, records->bytes, count, heads, stretch, &records->part, error);
         if (status) *records = (mka_records){.pages = NULL};
         return status;
     }

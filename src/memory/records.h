@@ -13,8 +13,10 @@ typedef struct mka_records {
     mka_spill_part part;
 } mka_records;
 
-/* Reserves room for count records: in memory, or in spill where that is not NULL. On failure records is all zero. */
-mka_status mka_records_create(size_t bytes, size_t count, mka_spill *spill, mka_records *records, mka_error *error);
+/* Reserves room for count records of each of heads: in memory, or in spill where that is not NULL, whose nodes have stretches of
+ * so many in turn. On failure records is all zero. */
+mka_status mka_records_create(size_t bytes, size_t count, int heads, size_t stretch, mka_spill *spill, mka_records *records,
+                              mka_error *error);
 void mka_records_destroy(mka_records *records);
 
 /* Where record index is to be written by the caller, who then commits it. NULL with error filled where there is no place. */

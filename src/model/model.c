@@ -59,6 +59,7 @@ mka_status mka_model_load(mka_engine *engine, const char *path, const mka_model_
     int folder = stat(path, &info) == 0 && S_ISDIR(info.st_mode);
     mka_status status = (folder ? load_folder : load_file)(m, path, options->vocabulary_only, error);
     if (!status && options->router) status = mka_router_load(m, options->router, error);
+    if (!status) status = mka_weights_place(m, options->numa, error);
     if (!status && engine->device) status = mka_residents_create(engine->device, &m->residents, error);
     if (status) {
         mka_model_destroy(m);
@@ -74,6 +75,7 @@ void mka_model_destroy(mka_model *m) {
     mka_residents_destroy(m->residents);
     mka_tokenizer_destroy(m->tokenizer);
     mka_arena_free(&m->copies);
+    mka_pages_unmap(m->placed, m->placed_bytes);
     free(m->blocks);
     free(m->heads);
     free(m->chat_template);

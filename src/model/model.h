@@ -7,6 +7,7 @@
 #include <mka/session.h>
 
 #include "arch.h"
+#include "memory/placement.h"
 #include "text/tokenizer.h"
 
 typedef struct mka_block {
@@ -29,6 +30,9 @@ struct mka_model {
     mka_rope ropes[MKA_ROPES];
     mka_residents *residents; /* what is on the engine's device; NULL without one */
     mka_arena copies;         /* norms, biases, derived matrices */
+    mka_placement placement;  /* of the weights */
+    unsigned char *placed;    /* copies of matrices on the nodes that read them; NULL: they are where the file is mapped */
+    size_t placed_bytes;
     uint64_t parameters, weight_bytes;
     mka_type weight_type;
     mka_tokenizer *tokenizer;  /* NULL when the file has no vocabulary */
@@ -43,6 +47,12 @@ uint64_t mka_model_fingerprint(const mka_model *model);
 /* Finds every tensor that sizes asks for, checks its shape and type, and fills blocks, embedding, output and ropes. path is for
  * messages. On failure the model is to be destroyed as a whole. */
 mka_status mka_weights_bind(mka_model *model, const char *path, mka_error *error);
+
+/* Copies matrices to the NUMA nodes whose threads read them, where there are several and they have room: one line of log says
+ * so, or why not. MKA_BAD_ARGUMENT: there is no such mode. */
+mka_status mka_weights_place(mka_model *model, mka_numa_mode mode, mka_error *error);
+/* Fills the part of a report that is about weights, of an engine's placement. */
+void mka_weights_ask(const mka_model *model, mka_numa_report *report);
 
 /* Opens a router file and turns the layers that it names into MKA or FastMKA layers. */
 mka_status mka_router_load(mka_model *model, const char *path, mka_error *error);

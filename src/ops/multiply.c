@@ -8,7 +8,7 @@
  * Threads share the rows of all products of a call in units: of a tile for OpenBLAS, whose sums may depend on what comes with a
  * row, otherwise of UNIT rows, which kernels treat alike wherever they begin. So no result depends on the number of threads, nor
  * on which of them came to a row first: they help each other at the end (base/pieces.h), since two threads that read memory are
- * never equally fast.
+ * never equally fast. On several NUMA nodes a matrix is cut by rows, each node's threads beginning with its own (base/places.h).
  */
 #include <cblas.h>
 #include <string.h>
@@ -16,7 +16,7 @@
 #include "multiply.h"
 
 #define TILE    64
-#define UNIT    8
+#define UNIT    MKA_PLACED_ROWS
 #define FEW     8 /* rows up to which W is used as it is stored; measured: unpacking for sgemm pays from about here */
 #define MOST_Q8 4 /* the same where there are bf16 units: they pay from about 12 rows, but are more exact */
 
@@ -145,15 +145,20 @@ static size_t units(const call *c, const mka_product *p) {
     return ((size_t)p->w->rows + (size_t)c->unit - 1) / (size_t)c->unit;
 }
 
-/* Units begin..end-1 of all products, one after the other. */
+/* Units begin..end-1 of a call, of all products one after the other; with a plan place by place, so that a thread's share lies in
+ * the rows that its own node holds. */
 static void multiply_units(const call *c, size_t begin, size_t end, unsigned char *scratch, rows_q8 *x) {
+    const mka_places *places = c->ops->places;
     size_t first = 0;
-    for (int i = 0; i < c->count && first < end; i++) {
-        const mka_product *p = &c->products[i];
-        size_t last = first + units(c, p), from = begin > first ? begin : first, to = end < last ? end : last;
+    for (int i = 0; i < c->count * mka_places_count(places) && first < end; i++) {
+        const mka_product *p = &c->products[i % c->count];
+        size_t all = units(c, p), base = mka_places_cut(places, all, i / c->count),
+               last = first + mka_places_cut(places, all, i / c->count + 1) - base, from = begin > first ? begin : first,
+               to = end < last ? end : last;
         if (from < to) {
-            size_t stop = (to - first) * (size_t)c->unit, rows = (size_t)p->w->rows;
-            multiply_rows(c, p, (int)((from - first) * (size_t)c->unit), (int)(stop < rows ? stop : rows), scratch, x);
+            size_t row = (base + from - first) * (size_t)c->unit, stop = (base + to - first) * (size_t)c->unit,
+                   rows = (size_t)p->w->rows;
+            multiply_rows(c, p, (int)row, (int)(stop < rows ? stop : rows), scratch, x);
         }
         first = last;
     }
@@ -170,8 +175,9 @@ static void multiply_share(void *argument, int thread, int threads) {
         multiply_units(c, 0, c->units, scratch, &x);
         return;
     }
-    mka_pieces_begin(pieces, c->units, thread, threads);
-    while (mka_pieces_take(pieces, thread, threads, &begin, &end)) multiply_units(c, begin, end, scratch, &x);
+    int order = mka_places_order(c->ops->places, thread);
+    mka_pieces_begin(pieces, c->units, order, threads);
+    while (mka_pieces_take(pieces, order, threads, &begin, &end)) multiply_units(c, begin, end, scratch, &x);
 }
 
 static call make_call(mka_ops *ops, int n, int count, const mka_product *products, mka_glu_fn *glu) {
