@@ -579,9 +579,10 @@ kernel void missing(global const uchar *index, ulong index_at, int capacity, int
     table += table_at + place * CLUSTERS;
     list += list_at;
     for (int c = (int)get_local_id(0); c < CLUSTERS; c += LANES) {
-        uint tokens = (uint)tokens_of(index, c), old = table[c];
-        if (tokens == 0 || old == TAKEN || HERE(old, now - RING + limit)) continue;
-        if (!wanted(&w, first, segment, c, index, contract, by_effect)) continue;
+        uint tokens = (uint)tokens_of(index, c);
+        if (tokens == 0 || !wanted(&w, first, segment, c, index, contract, by_effect)) continue;
+        uint old = atomic_or(&table[c], 0u); /* other queries' groups change it: only atomics may look */
+        if (old == TAKEN || HERE(old, now - RING + limit)) continue;
         if (atomic_cmpxchg(&table[c], old, TAKEN) != old) continue; /* another query's group has it */
         uint at = atomic_add(list, tokens) - now, i = atomic_inc(list + 1) - listed;
         int fits = i < most && at + tokens <= limit;
@@ -589,7 +590,7 @@ kernel void missing(global const uchar *index, ulong index_at, int capacity, int
             list[2 + 2 * i] = (uint)(place * CLUSTERS) + (uint)c;
             list[3 + 2 * i] = at;
         }
-        table[c] = fits ? now + at : 0;
+        atomic_xchg(&table[c], fits ? now + at : 0u);
     }
 }
 #endif
