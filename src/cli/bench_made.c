@@ -210,18 +210,25 @@ static int open_spread(const mka_bench_kv_shape *s, int kv_head, int tokens, spr
     return 0;
 }
 
+static double score_in(const spread *d, int row, int token, mka_bench_kind kind) {
+    size_t at = (size_t)row * (size_t)d->count + (size_t)token;
+    return kind.within * (double)d->within[at] + kind.between * (double)d->between[token];
+}
+
 /* How many tokens of a row leave less than 2 % of all mass unread, where they have that share of it. */
 static double tokens_needed(const spread *d, int row, mka_bench_kind kind) {
     enum { BINS = 4096 };
     double sums[BINS] = {0}, counts[BINS] = {0}, most = -INFINITY, far = 0, needed = 0;
-    const float *within = d->within + (size_t)row * (size_t)d->count;
-    for (int t = 0; t < d->count; t++) most = fmax(most, kind.within * (double)within[t] + kind.between * (double)d->between[t]);
     for (int t = 0; t < d->count; t++) {
-        double below = most - kind.within * (double)within[t] - kind.between * (double)d->between[t];
+        double score = score_in(d, row, t, kind);
+        if (score > most) most = score;
+    }
+    for (int t = 0; t < d->count; t++) {
+        double below = most - score_in(d, row, t, kind), weight = exp(-below);
         int bin = below * 64 < BINS - 1 ? (int)(below * 64) : BINS - 1;
-        sums[bin] += exp(-below);
+        sums[bin] += weight;
         counts[bin] += d->step;
-        far += exp(-below);
+        far += weight;
     }
     double left = far;
     for (int bin = 0; bin < BINS && left > 0.02 * far / kind.mass; bin++) {
