@@ -17,7 +17,7 @@
  *     and 0.64 (SmolLM2; Gemma 3 within 0.01).
  *   - Keys and values of the same word are alike: half the mean squared distance of a key to its nearest within 2,048 tokens is
  *     0.23 of the variance, that of values 0.23, and the values' mean has 0.05 to 0.37 of their squares. So a token has a word,
- * by Zipf's law over a vocabulary, whose vector and numbers of the token's own make up key and value; all of them are normal.
+ *     by Zipf's law over a vocabulary, whose vector and numbers of the token's own make up key and value; all of them are normal.
  *
  * Token 0 has a number of its own that draws the mass which is left over. What came out is measured and printed. */
 #include "bench_made.h"

@@ -111,7 +111,7 @@ void mka_recall_rest(const recall *r, size_t pair_index, int run);
 /* Adds the parts' states to what a row of the pair has, in numbers from..to - 1 of its output, and finishes it. */
 void mka_recall_merge(const recall *r, size_t pair_index, int row, int from, int to);
 
-/* Bytes of a thread's scratch that scoring and reading need. */
+/* Bytes of a thread's scratch that reading needs. */
 size_t mka_recall_scratch(const mka_recall_limits *limits);
 
 #endif
