@@ -106,6 +106,20 @@ unsigned lanes_pair(float x, float y) {
     return half_of(x) | half_of(y) << 16;
 }
 
+unsigned lanes_pair_bf16(float x, float y) {
+    const uint32_t two[2] = {to_bits(x), to_bits(y)};
+    uint32_t round[2];
+    for (int i = 0; i < 2; i++) round[i] = (two[i] + 0x7fff + (two[i] >> 16 & 1)) >> 16;
+    return round[0] | round[1] << 16;
+}
+
+unsigned lanes_fma2(unsigned a, unsigned b, unsigned c) {
+    unsigned y = 0;
+    for (int i = 0; i < 32; i += 16)
+        y |= half_of(lanes_half(a >> i & 0xffff) * lanes_half(b >> i & 0xffff) + lanes_half(c >> i & 0xffff)) << i;
+    return y;
+}
+
 unsigned lanes_sub2(unsigned a, unsigned b) {
     return half_of(lanes_half(a & 0xffff) - lanes_half(b & 0xffff)) | half_of(lanes_half(a >> 16) - lanes_half(b >> 16)) << 16;
 }
@@ -140,8 +154,13 @@ unsigned lanes_turn(unsigned x) {
     return y;
 }
 
-/* mma.m16n8k16: operands as nv.cl's multiply says. */
-void lanes_multiply(float *c, const unsigned *a, const unsigned *b) {
+/* mma.m16n8k16: operands as nv.cl's multiply says, numbers of either type. */
+static float number_in(uint32_t two, int high, int bf16) {
+    uint32_t bits = half_in(two, high);
+    return bf16 ? to_float(bits << 16) : lanes_half(bits);
+}
+
+static void multiply_of(int bf16, float *c, const unsigned *a, const unsigned *b) {
     int warp = all.now / WARP, lane = all.now % WARP, g = lane / 4, t = lane % 4;
     memcpy(all.warp[warp].a[lane], a, sizeof all.warp[warp].a[lane]);
     memcpy(all.warp[warp].b[lane], b, sizeof all.warp[warp].b[lane]);
@@ -150,9 +169,17 @@ void lanes_multiply(float *c, const unsigned *a, const unsigned *b) {
         for (int k = 0; k < 16; k++) {
             uint32_t x = all.warp[warp].a[g * 4 + k % 8 / 2][e / 2 + k / 8 * 2],
                      y = all.warp[warp].b[(2 * t + e % 2) * 4 + k % 8 / 2][k / 8];
-            c[e] += lanes_half(half_in(x, k % 2)) * lanes_half(half_in(y, k % 2));
+            c[e] += number_in(x, k % 2, bf16) * number_in(y, k % 2, bf16);
         }
     meet(warp);
+}
+
+void lanes_multiply(float *c, const unsigned *a, const unsigned *b) {
+    multiply_of(0, c, a, b);
+}
+
+void lanes_multiply_bf16(float *c, const unsigned *a, const unsigned *b) {
+    multiply_of(1, c, a, b);
 }
 
 static void stop(const char *wrong) {

@@ -3,18 +3,29 @@
 float lanes_shuffle(float x, uint lane);
 uint lanes_ballot(int x);
 void lanes_multiply(float *c, const uint *a, const uint *b);
+void lanes_multiply_bf16(float *c, const uint *a, const uint *b);
 uint lanes_pair(float x, float y);
+uint lanes_pair_bf16(float x, float y);
 uint lanes_turn(uint x);
 uint lanes_sub2(uint a, uint b);
+uint lanes_fma2(uint a, uint b, uint c);
 float lanes_half(uint bits);
 void lanes_check(ulong address, int bytes); /* aligned, and within what the kernel was given */
 
 static inline void multiply(float c[4], uint a0, uint a1, uint a2, uint a3, const uint b[2]) {
     const uint a[4] = {a0, a1, a2, a3};
+#if !defined(WTYPE) && KEY_TYPE == 30
+    lanes_multiply_bf16(c, a, b);
+#else
     lanes_multiply(c, a, b);
+#endif
 }
 static inline uint pair(float x, float y) {
+#if !defined(WTYPE) && KEY_TYPE == 30
+    return lanes_pair_bf16(x, y);
+#else
     return lanes_pair(x, y);
+#endif
 }
 static inline uint turn(uint x) {
     return lanes_turn(x);
@@ -103,6 +114,9 @@ static inline uint half_bits(float x) {
 }
 static inline uint sub2(uint a, uint b) {
     return lanes_sub2(a, b);
+}
+static inline uint fma2(uint a, uint b, uint c) {
+    return lanes_fma2(a, b, c);
 }
 static inline void halves(uint two, float *low, float *high) {
     *low = lanes_half(two & 0xffff);

@@ -23,9 +23,12 @@ void lanes_allow_nothing(void);
 float lanes_shuffle(float x, unsigned lane);
 unsigned lanes_ballot(int x);
 void lanes_multiply(float *c, const unsigned *a, const unsigned *b);
+void lanes_multiply_bf16(float *c, const unsigned *a, const unsigned *b);
 unsigned lanes_pair(float x, float y);
+unsigned lanes_pair_bf16(float x, float y);
 unsigned lanes_turn(unsigned x);
 unsigned lanes_sub2(unsigned a, unsigned b);
+unsigned lanes_fma2(unsigned a, unsigned b, unsigned c);
 float lanes_half(unsigned bits);
 void lanes_check(unsigned long address, int bytes);
 

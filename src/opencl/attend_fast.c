@@ -8,6 +8,7 @@ enum {
     MOST_TOKENS = 8,           /* each count is a kernel of its own */
     MOST_SPLITS = 160,         /* as attend_decode_nv.cl has it */
     LEAST_SPLIT = 128,         /* keys */
+    STEP = 16,                 /* of them, by which splits differ */
     MOST_CHAIN_KEYS = 1 << 13, /* of a link of a chain; a launch of its own reads more of them faster */
     DECODE_ITEMS = 256,        /* a group's, as the prefill's on the matrix unit */
     PLAIN_ITEMS = 128,
@@ -104,12 +105,10 @@ int mka_cl_attend_turns(const mka_ops *ops, const mka_cl_turn *t) {
     return mka_cl_mirrored(m, r->q) && mka_cl_mirrored(m, t->keys) && mka_cl_mirrored(m, t->values);
 }
 
-/* Cuts keys begin..end - 1 into splits of a head. */
-static int split(const mka_device *d, const mka_attend_job *job, int begin, int end, int *split_keys) {
-    int keys = end - begin, splits = (int)decode_splits(d, job->kv_heads), most = (keys + LEAST_SPLIT - 1) / LEAST_SPLIT;
-    if (splits > most) splits = most;
-    *split_keys = mka_pad((keys + splits - 1) / splits, 32);
-    return (keys + *split_keys - 1) / *split_keys;
+/* Parts that keys begin..end - 1 of a head are cut into. */
+static int splits_of(const mka_device *d, const mka_attend_job *job, int begin, int end) {
+    int splits = (int)decode_splits(d, job->kv_heads), most = (end - begin + LEAST_SPLIT - 1) / LEAST_SPLIT;
+    return splits < most ? splits : most;
 }
 
 /* A token's attention as a link of a chain (chain_nv.cl), which turns and stores the token first; 0: it has no place there. */
@@ -118,7 +117,8 @@ static int chain_attend(mka_ops *ops, const mka_attend_job *job, int begin, int 
     mka_device_cache *c = job->device;
     const mka_cl_turn *t = &m->chain.turn;
     const mka_rotation *r = &t->rotation;
-    int dim = c->shape.key_dim, split_keys, splits = split(m->device, job, begin, end, &split_keys);
+    int dim = c->shape.key_dim, keys = end - begin, splits = splits_of(m->device, job, begin, end),
+        split_keys = mka_pad((keys + splits - 1) / splits, 32);
     if (t->cache != c || t->first != job->first || end != job->first + 1 || r->q != job->q || r->heads != job->heads) return 0;
     if (end - begin > MOST_CHAIN_KEYS || !mka_cl_mirrored(m, job->out)) return 0;
     mka_cl_link *l = mka_cl_chain_attend(m, c->shape.key_type, dim, job->heads / job->kv_heads);
@@ -137,17 +137,8 @@ static int chain_attend(mka_ops *ops, const mka_attend_job *job, int begin, int 
                                mka_cl_chain_place(m, m->scratch, 0),
                                mka_cl_chain_place(m, m->scratch, m->parts.counters * sizeof(float)),
                                mka_cl_chain_operand(m, job->out)};
-    const int numbers[] = {1,
-                           r->neighbours ? MKA_CL_PAIRS : 0,
-                           r->pairs,
-                           c->capacity,
-                           job->first,
-                           begin,
-                           end,
-                           job->window,
-                           splits,
-                           split_keys,
-                           job->kv_heads};
+    const int numbers[] = {1,           r->neighbours ? MKA_CL_PAIRS : 0,     r->pairs,   c->capacity,  job->first, begin, end,
+                           job->window, (keys + split_keys - 1) / split_keys, split_keys, job->kv_heads};
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) l->at[i] = places[i];
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) l->n[i] = numbers[i];
     l->f[0] = r->eps;
@@ -161,7 +152,7 @@ static int chain_attend(mka_ops *ops, const mka_attend_job *job, int begin, int 
 static int decode(mka_ops *ops, const mka_attend_job *job, const rows *r, cl_kernel *kept, int begin, int end, int fused,
                   int first) {
     mka_mirror *m = ops->mirror;
-    int split_keys, splits = split(m->device, job, begin, end, &split_keys);
+    int splits = splits_of(m->device, job, begin, end);
     if (fused && chain_attend(ops, job, begin, end)) return splits;
     cl_kernel kernel = kernel_of(job, r, kept, "attend_decode_nv", fused ? "attend_decode_fused" : "attend_decode",
                                  fused ? "-DFUSED=1" : "-DGAP=1");
@@ -172,7 +163,9 @@ static int decode(mka_ops *ops, const mka_attend_job *job, const rows *r, cl_ker
     else
         query(&c, job);
     common(&c, job, r, begin, end);
-    mka_cl_int(&c, split_keys);
+    int steps = (end - begin + STEP - 1) / STEP;
+    mka_cl_int(&c, steps / splits);
+    mka_cl_int(&c, steps % splits);
     mka_cl_buffer(&c, m->scratch, 0);
     mka_cl_int(&c, first);
     if (fused) {

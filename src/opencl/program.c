@@ -73,7 +73,7 @@ static const char *source_of(const char *file) {
     return "";
 }
 
-enum { PARTS = 4 };
+enum { PARTS = 6 };
 
 /* What the files of a family share: FAMILY_nv before FAMILY_MORE_nv; "" where there is none. */
 static const char *family_of(const char *file) {
@@ -88,11 +88,13 @@ static const char *family_of(const char *file) {
  * the file. */
 static void sources_of(const char *file, const char *parts[PARTS]) {
     size_t length = strlen(file);
-    int chain = !strcmp(file, "chain_nv");
+    int chain = !strcmp(file, "chain_nv"), decode = chain || !strcmp(file, "attend_decode_nv");
     parts[0] = source_of(length > 3 && !strcmp(file + length - 3, "_nv") ? "nv" : "common");
     parts[1] = chain ? source_of("gemv_nv") : family_of(file);
-    parts[2] = chain ? source_of("attend_decode_nv") : "";
-    parts[3] = source_of(file);
+    parts[2] = decode ? source_of("attend_rows_nv") : "";
+    parts[3] = decode ? source_of("attend_parts_nv") : "";
+    parts[4] = chain ? source_of("attend_decode_nv") : "";
+    parts[5] = source_of(file);
 }
 
 static void path_of(const mka_device *d, const char *file, const char *options, char *path, size_t room) {

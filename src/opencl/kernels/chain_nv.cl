@@ -390,13 +390,14 @@ static inline void store_head(const local float *x, const int values, ulong slot
 }
 
 /* The only part is all of the attention. */
-static inline void finish_alone(const local float *slots, const local float *weight, const local float2 *mz, global float *out) {
-    for (uint i = get_local_id(0); i < PART; i += WARPS * 32) {
-        uint r = part_row(i), dim = part_dim(i);
-        if (r >= R || dim >= VALUE_DIM) continue;
-        float sum = 0, z = mz[r].y;
-        for (int w = 0; w < HALF; w++) sum += weight[w * 8 * NT + r] * slots[w * SLOT + i];
-        out[r * VALUE_DIM + dim] = z > 0 ? sum / z : z;
+static inline void finish_alone(const local float *shared, global float *out) {
+    for (uint i = get_local_id(0) * 4; i < PART; i += WARPS * 128) {
+        float2 f;
+        f.x = joined_row(shared, part_row(i)).y;
+        f.y = joined_row(shared, part_row(i) + 1).y;
+        f.x = f.x > 0 ? 1 / f.x : f.x;
+        f.y = f.y > 0 ? 1 / f.y : f.y;
+        put_four(joined(shared, i), f, i, 0, VALUE_DIM, out);
     }
 }
 
@@ -432,21 +433,18 @@ static inline void attend_part(const local link *l, const local ulong *buffers, 
     state a;
     uint begin = l->KEYS_FROM + split * l->SPLIT_KEYS, end = min(begin + (uint)l->SPLIT_KEYS, (uint)l->KEYS_TO);
     attend_keys(keys, (global const half *)key_scales, values, (global const float *)value_scales, begin, end, l->POSITION,
-                l->WINDOW, heads_of_q, 0, l->SCALE, &a);
+                l->WINDOW, heads_of_q, 0, l->SCALE, (local uint2 *)shared, &a);
     join_warps(&a, shared);
-    local float *weight = shared + HALF * SLOT;
-    local float2 *mz = (local float2 *)(weight + HALF * 8 * NT);
-    weigh_slots(shared, weight, mz);
     if (splits == 1) {
-        finish_alone(shared, weight, mz, (global float *)place(buffers, l->OUT) + head * GROUP * VALUE_DIM);
+        finish_alone(shared, (global float *)place(buffers, l->OUT) + head * GROUP * VALUE_DIM);
         return;
     }
     global float *parts = (global float *)place(buffers, l->PARTS_AT), *of_head = parts + (size_t)head * splits * PART;
-    global float2 *parts_mz = (global float2 *)(parts + (size_t)l->KV_HEADS * splits * PART) + (size_t)head * splits * 8 * NT;
-    store(shared, weight, mz, of_head + (size_t)split * PART, parts_mz + split * 8 * NT);
+    global float2 *rows_of_all = (global float2 *)(parts + (size_t)l->KV_HEADS * splits * PART),
+                  *part_rows = rows_of_all + (size_t)head * splits * QUERY_ROWS;
+    store(shared, of_head + (size_t)split * PART, part_rows + split * QUERY_ROWS);
     if (arrive((global uint *)place(buffers, l->ARRIVED) + head, splits, flag))
-        merge(splits, of_head, parts_mz, 0, (local float2 *)shared, shared + splits * 16 * NT,
-              (global float *)place(buffers, l->OUT) + head * GROUP * VALUE_DIM);
+        merge(splits, of_head, part_rows, 0, shared, (global float *)place(buffers, l->OUT) + head * GROUP * VALUE_DIM);
 }
 
 static inline void attend(const local link *l, const local ulong *buffers, local float *shared, local uint *flag) {

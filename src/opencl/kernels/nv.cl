@@ -129,12 +129,14 @@ static inline void add_whole(global ulong *to, ulong x) {
 /* One more group has stored its part: returns 1 to the last of them, who may then read all parts. arrived: 0 at first, and
  * afterwards. */
 static inline int arrive(global uint *arrived, uint groups, local uint *last) {
+    uint before;
     barrier(CLK_GLOBAL_MEM_FENCE | CLK_LOCAL_MEM_FENCE);
     if (get_local_id(0) == 0) {
-        asm volatile("fence.acq_rel.gpu;" ::: "memory");
-        *last = atomic_inc(arrived) == groups - 1;
-        asm volatile("fence.acq_rel.gpu;" ::: "memory");
-        if (*last) *arrived = 0;
+        asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;" /* the last one's makes it 0 */
+                     : "=r"(before)
+                     : "l"((ulong)arrived), "r"(groups - 1)
+                     : "memory");
+        *last = before == groups - 1;
     }
     barrier(CLK_GLOBAL_MEM_FENCE | CLK_LOCAL_MEM_FENCE);
     return *last;

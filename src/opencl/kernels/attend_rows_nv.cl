@@ -1,0 +1,348 @@
+/* attend_rows, NVIDIA - what a lane holds of a cache's rows and queries, and both products of attention on the matrix unit.
+ *
+ * Owns the layout: keys and values go from memory to registers once, 16 bytes a load where the row allows, and from there to the
+ * matrix unit. Both products have cache rows as their operand of 16 and the queries as the one of 8, so that grouped heads cost
+ * no more than one:
+ *
+ *   S^T [16 tokens][8 queries] += K [16][16 dims] Q^T           a lane holds tokens g, g + 8 and queries 2t, 2t + 1
+ *   P^T [16 tokens][8 queries]  = exp2(S^T - m)                 (g = lane / 4, t = lane % 4)
+ *   O^T [16 dims][8 queries]   += V^T [16][16 tokens] P^T       a lane holds dims g, g + 8 and the same two queries
+ *
+ * The sum over dims of the first product may run in any order, and so may the rows of O^T: they are numbered such that a lane's
+ * part of a row is consecutive memory. Rounded: queries to the unit's type (f16; bf16 for a bf16 cache), P likewise, codes times
+ * their token's scale to f16.
+ *
+ * Build options: KEY_DIM = VALUE_DIM, a multiple of 16 up to 256 (of 64 for q4); KEY_TYPE = VALUE_TYPE 1 (f16), 30 (bf16), 8 (q8)
+ * or 2 (q4); GROUP query heads a key/value head; N query tokens, N GROUP <= 16; GAP: tokens from gap_from on lie gap rows further
+ * on; WARPS a group. Cache: rows of KEY_DIM numbers, padded to 32 for codes; q4 byte b of a group of 32: number b in the low
+ * nibble, b + 16 in the high one. */
+#if !defined(CHAIN) || defined(KEY_TYPE)      /* a chain may be without attention */
+#if defined(CHAIN) && defined(UNIT_FUNCTIONS) /* what came before multiplied weights */
+#undef multiply
+#undef pair
+#if KEY_TYPE == 30
+#define multiply multiply_bf16
+#define pair     pair_bf16
+#else
+#define multiply multiply_f16
+#define pair     pair_f16
+#endif
+#endif
+#ifndef N
+#define N 1
+#endif
+#ifndef WARPS
+#define WARPS 8
+#endif
+#define R (N * GROUP)
+#if KEY_DIM % 16 || KEY_DIM > 256 || KEY_DIM != VALUE_DIM || KEY_TYPE != VALUE_TYPE || R > 16
+#error "not a shape of this kernel"
+#endif
+
+#if KEY_TYPE == 8 || KEY_TYPE == 2
+#define QUANT  1
+#define D      ((KEY_DIM + 31) / 32 * 32) /* numbers of a row */
+#define GROUPS (D / 32)
+#else
+#define D KEY_DIM
+#endif
+#if KEY_TYPE == 2 && D % 64
+#error "rows of q4 are of whole groups of 64"
+#endif
+
+#define LOG2E 1.44269504f
+#define NT    ((R + 7) / 8) /* tiles of 8 queries */
+#define MT    (D / 16)      /* tiles of 16 dimensions */
+
+/* Bytes of a row, and how a lane's loads cut it: of a key, quad lane t has KEY_LOAD bytes at t * KEY_LOAD of every KEY_LOAD * 4;
+ * of a value, lane g of 8 has VALUE_LOAD bytes at g * VALUE_LOAD of every VALUE_LOAD * 8. */
+#if KEY_TYPE == 8
+#define ROW_BYTES D
+#define KEY_LOAD  8
+#elif KEY_TYPE == 2
+#define ROW_BYTES (D / 2)
+#define KEY_LOAD  (D % 128 ? 8 : 16)
+#else
+#define ROW_BYTES (D * 2)
+#define KEY_LOAD  (D % 32 ? 8 : 16)
+#endif
+#define VALUE_LOAD  (ROW_BYTES % 128 == 0 ? 16 : ROW_BYTES % 64 == 0 ? 8 : 4)
+#define KEY_WORDS   (ROW_BYTES / 16) /* 32-bit words a lane has of a row, of both */
+#define VALUE_WORDS (ROW_BYTES / 32)
+
+/* Nibbles likewise, nibble n with n + 4: 64 + nibble for n = 1, 16 + nibble for the others. */
+static inline void nibble_pairs(uint eight, uint pairs[4]) {
+    pairs[0] = ((eight << 6) & 0x03c003c0u) | 0x4c004c00u;
+    pairs[1] = (eight & 0x00f000f0u) | 0x54005400u;
+    pairs[2] = ((eight >> 2) & 0x03c003c0u) | 0x4c004c00u;
+    pairs[3] = ((eight >> 6) & 0x03c003c0u) | 0x4c004c00u;
+}
+#define NIBBLE_OFFSET(n) ((n) == 1 ? 72.0f : 24.0f) /* what a nibble's half is above its value */
+
+/* What a lane has of 16 tokens: keys g and g + 8, values 2t, 2t + 1, 2t + 8, 2t + 9. Scales are per group of 32 for q8 keys, two
+ * halves a word where a row's can be paired; per load for q4 keys; and one a token for values. */
+#define KEY_LOADS (ROW_BYTES / 4 / KEY_LOAD)
+#if KEY_TYPE == 8
+#define PAIRED      (GROUPS % 2 ? 1 : 2)
+#define SCALE_WORDS (GROUPS / PAIRED)
+#define SCALE_LOAD  (GROUPS % 8 == 0 ? 16 : GROUPS % 4 == 0 ? 8 : 4)
+#endif
+typedef struct {
+    uint row[2][KEY_WORDS];
+#if KEY_TYPE == 8
+    uint scale[2][SCALE_WORDS];
+#elif KEY_TYPE == 2
+    float scale[2][KEY_LOADS];
+#endif
+} key_part;
+typedef struct {
+    uint row[4][VALUE_WORDS];
+#ifdef QUANT
+    float scale[2]; /* of tokens g and g + 8, where weights are multiplied with them */
+#endif
+} value_part;
+
+#ifdef GAP
+#define ROW_OF(token) ((token) + ((token) >= gap.x ? gap.y : 0))
+#define GAP_ARGUMENT  , uint2 gap
+#define GAP_PASSED    , (uint2)(gap_from, gap_rows)
+#define GAP_HANDED    , gap
+#else
+#define ROW_OF(token) (token)
+#define GAP_ARGUMENT
+#define GAP_PASSED
+#define GAP_HANDED
+#endif
+
+static inline void load_keys(global const uchar *keys, global const half *scales, uint first, uint last,
+                             key_part *k GAP_ARGUMENT) {
+    uint g = get_local_id(0) % 32 / 4, t = get_local_id(0) % 4;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        uint token = ROW_OF(min(first + g + 8 * i, last));
+        global const uchar *at = keys + (size_t)token * ROW_BYTES + t * KEY_LOAD;
+#pragma unroll
+        for (int j = 0; j < KEY_LOADS; j++) load(at + j * 4 * KEY_LOAD, KEY_LOAD, k->row[i] + j * KEY_LOAD / 4);
+#if KEY_TYPE == 8
+        global const uchar *scale = (global const uchar *)(scales + (size_t)token * GROUPS);
+#pragma unroll
+        for (int j = 0; j < SCALE_WORDS; j += PAIRED == 2 ? SCALE_LOAD / 4 : 1)
+            if (PAIRED == 2)
+                load(scale + 4 * j, SCALE_LOAD, k->scale[i] + j);
+            else
+                k->scale[i][j] = ((global const ushort *)scale)[j];
+#elif KEY_TYPE == 2
+#pragma unroll
+        for (int j = 0; j < KEY_LOADS; j++) /* a load is within a group, or the quad's loads are one */
+            k->scale[i][j] = vload_half((size_t)token * GROUPS + (j * 4 + t) * KEY_LOAD / 16, scales);
+#endif
+    }
+}
+
+static inline void load_values(global const uchar *values, global const float *scales, uint first, uint last,
+                               value_part *v GAP_ARGUMENT) {
+    uint g = get_local_id(0) % 32 / 4, t = get_local_id(0) % 4;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        uint token = ROW_OF(min(first + 2 * t + i % 2 + 8 * (i / 2), last));
+        global const uchar *at = values + (size_t)token * ROW_BYTES + g * VALUE_LOAD;
+#pragma unroll
+        for (int j = 0; j < ROW_BYTES / 8 / VALUE_LOAD; j++)
+            load(at + j * 8 * VALUE_LOAD, VALUE_LOAD, v->row[i] + j * VALUE_LOAD / 4);
+    }
+#ifdef QUANT
+#pragma unroll
+    for (int i = 0; i < 2; i++) v->scale[i] = scales[ROW_OF(min(first + g + 8 * i, last))];
+#endif
+}
+
+/* The dimension of element i of a lane's four in step s of the first product. */
+static inline uint key_dim(int s, int i, uint t) {
+#if KEY_TYPE == 2
+    uint byte = (s / 2 / (KEY_LOAD / 4) * 4 + t) * KEY_LOAD + s / 2 % (KEY_LOAD / 4) * 4;
+    return byte / 16 * 32 + byte % 16 + s % 2 + i % 2 * 2 + i / 2 * 16;
+#elif KEY_TYPE == 8
+    return s / 2 * 32 + 8 * t + 4 * (s % 2) + i;
+#else
+    return KEY_LOAD == 16 ? s / 2 * 32 + 8 * t + 4 * (s % 2) + i : s * 16 + 4 * t + i;
+#endif
+}
+
+/* The dimension of row g of O^T's tile i, or of row g + 8 (second = 1). */
+static inline uint value_dim(int i, uint g, int second) {
+    const int per = VALUE_LOAD / 4;
+#if KEY_TYPE == 8
+    int w = i / 2;
+    return w / per * VALUE_LOAD * 8 + g * VALUE_LOAD + w % per * 4 + i % 2 * 2 + second;
+#elif KEY_TYPE == 2
+    int w = i / 4;
+    uint byte = w / per * VALUE_LOAD * 8 + g * VALUE_LOAD + w % per * 4;
+    return byte / 16 * 32 + byte % 16 + i % 4 / 2 + i % 2 * 16 + 2 * second; /* nibble i % 4 of bytes 0, 1, or of bytes 2, 3 */
+#else
+    return i / per * VALUE_LOAD * 4 + g * (VALUE_LOAD / 2) + i % per * 2 + second;
+#endif
+}
+
+#ifdef CHAIN /* chain_nv.cl turns them itself */
+#define QUERIES     local
+#define QUERY(from) (*(from))
+#else
+#define QUERIES global
+#define QUERY   fresh /* in order: before the rows */
+#endif
+
+/* The queries as the operand of 8, each lane's [NT][MT] pairs of words, of which every warp makes its share and all take them
+ * from local memory. Row r is query head r % GROUP of token r / GROUP; tokens are ldq floats apart. */
+#define SHARES ((NT * MT + WARPS - 1) / WARPS) /* pairs that a work-item makes */
+static inline void fetch_queries(QUERIES const float *q, size_t ldq, float x[SHARES][4]) {
+#pragma unroll
+    for (int k = 0; k < SHARES; k++) {
+        uint i = k * WARPS * 32 + get_local_id(0), row = i / (MT * 32) * 8 + i % 32 / 4;
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            uint dim = key_dim(i / 32 % MT, e, i % 4);
+            x[k][e] = 0;
+            if (row < R && dim < KEY_DIM) x[k][e] = QUERY(q + row / GROUP * ldq + row % GROUP * KEY_DIM + dim);
+        }
+    }
+}
+
+static inline void stage_queries(const float x[SHARES][4], float scale, local uint2 *staged) {
+#pragma unroll
+    for (int k = 0; k < SHARES; k++) {
+        uint i = k * WARPS * 32 + get_local_id(0);
+        if (i < NT * MT * 32) staged[i] = (uint2)(pair(x[k][0] * scale, x[k][1] * scale), pair(x[k][2] * scale, x[k][3] * scale));
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+}
+
+static inline void take_queries(const local uint2 *staged, uint b[NT][MT][2]) {
+#pragma unroll
+    for (int n = 0; n < NT; n++)
+#pragma unroll
+        for (int s = 0; s < MT; s++) {
+            uint2 two = staged[(n * MT + s) * 32 + get_local_id(0) % 32];
+            b[n][s][0] = two.x;
+            b[n][s][1] = two.y;
+        }
+}
+
+/* Sums of a group's rounded queries 2t and 2t + 1, times what a byte's half is above its value. */
+#if KEY_TYPE == 8
+static inline void sum_queries(const uint q[NT][MT][2], float first[NT][GROUPS][2]) {
+    const uint ones[2] = {0x3c003c00u, 0x3c003c00u};
+    /* queries are the operand of 8: a product with ones on the side of 16 sums over dimensions */
+#pragma unroll
+    for (int n = 0; n < NT; n++)
+#pragma unroll
+        for (int j = 0; j < GROUPS; j++) {
+            float c[4] = {0, 0, 0, 0};
+            multiply(c, ones[0], ones[0], ones[0], ones[0], q[n][2 * j]);
+            multiply(c, ones[0], ones[0], ones[0], ones[0], q[n][2 * j + 1]);
+            first[n][j][0] = -1152 * c[0];
+            first[n][j][1] = -1152 * c[1];
+        }
+}
+#define FIRST , const float first[NT][GROUPS][2]
+#else
+#define FIRST
+#endif
+
+/* s[n] = scores of 16 tokens. */
+static inline void score(const key_part *k, const uint q[NT][MT][2] FIRST, float s[NT][4]) {
+#pragma unroll
+    for (int n = 0; n < NT; n++) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0;
+#if KEY_TYPE == 8
+#pragma unroll
+    for (int j = 0; j < GROUPS; j++) {
+        uint a[2][4];
+        float scale[2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float low, high;
+            halves(k->scale[i][j / PAIRED], &low, &high);
+            scale[i] = j % PAIRED ? high : low;
+            byte_pairs(k->row[i][2 * j] ^ 0x80808080u, &a[i][0], &a[i][1]);
+            byte_pairs(k->row[i][2 * j + 1] ^ 0x80808080u, &a[i][2], &a[i][3]);
+        }
+#pragma unroll
+        for (int n = 0; n < NT; n++) {
+            float c[4] = {first[n][j][0], first[n][j][1], first[n][j][0], first[n][j][1]};
+            multiply(c, a[0][0], a[1][0], a[0][1], a[1][1], q[n][2 * j]);
+            multiply(c, a[0][2], a[1][2], a[0][3], a[1][3], q[n][2 * j + 1]);
+#pragma unroll
+            for (int e = 0; e < 4; e++) s[n][e] += scale[e / 2] * c[e];
+        }
+    }
+#elif KEY_TYPE == 2
+    uint f[2][KEY_LOADS], below[2][KEY_LOADS][2];
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int j = 0; j < KEY_LOADS; j++) {
+            float x = k->scale[i][j];
+            f[i][j] = pair(x, x);
+            below[i][j][0] = pair(-NIBBLE_OFFSET(0) * x, -NIBBLE_OFFSET(0) * x);
+            below[i][j][1] = pair(-NIBBLE_OFFSET(1) * x, -NIBBLE_OFFSET(1) * x);
+        }
+#pragma unroll
+    for (int w = 0; w < KEY_WORDS; w++) {
+        uint a[2][4];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            nibble_pairs(k->row[i][w], a[i]);
+#pragma unroll
+            for (int p = 0; p < 4; p++) a[i][p] = fma2(a[i][p], f[i][w / (KEY_LOAD / 4)], below[i][w / (KEY_LOAD / 4)][p == 1]);
+        }
+#pragma unroll
+        for (int n = 0; n < NT; n++) {
+            multiply(s[n], a[0][0], a[1][0], a[0][1], a[1][1], q[n][2 * w]);
+            multiply(s[n], a[0][2], a[1][2], a[0][3], a[1][3], q[n][2 * w + 1]);
+        }
+    }
+#else
+#pragma unroll
+    for (int i = 0; i < MT; i++)
+#pragma unroll
+        for (int n = 0; n < NT; n++)
+            multiply(s[n], k->row[0][2 * i], k->row[1][2 * i], k->row[0][2 * i + 1], k->row[1][2 * i + 1], q[n][i]);
+#endif
+}
+
+/* o[n][i] += the 16 tokens' values by their weights p. Of nibbles what their halves are above their values stays in, and sums[n]
+ * gets the weights' sums by which it is taken out at the end; bytes' halves are too far above for that. */
+static inline void mix(const value_part *v, const uint p[NT][2], float o[NT][MT][4], float sums[NT][4]) {
+#if KEY_TYPE == 2
+#pragma unroll
+    for (int n = 0; n < NT; n++) multiply(sums[n], 0x3c003c00u, 0x3c003c00u, 0x3c003c00u, 0x3c003c00u, p[n]);
+#endif
+#pragma unroll
+    for (int w = 0; w < VALUE_WORDS; w++) {
+        const int tiles = MT / VALUE_WORDS;
+        uint a[4][MT / VALUE_WORDS]; /* operand, tile */
+#pragma unroll
+        for (int i = 0; i < 2; i++) { /* two tokens of each dimension side by side */
+#if KEY_TYPE == 8
+            uint x = v->row[2 * i][w] ^ 0x80808080u, y = v->row[2 * i + 1][w] ^ 0x80808080u;
+            byte_pairs(pick(x, y, 0x5140), &a[2 * i][0], &a[2 * i + 1][0]);
+            byte_pairs(pick(x, y, 0x7362), &a[2 * i][1], &a[2 * i + 1][1]);
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                a[2 * i][e] = sub2(a[2 * i][e], 0x64806480u); /* 1024 + 128 */
+                a[2 * i + 1][e] = sub2(a[2 * i + 1][e], 0x64806480u);
+            }
+#elif KEY_TYPE == 2
+            nibble_pairs(pick(v->row[2 * i][w], v->row[2 * i + 1][w], 0x5410), a[2 * i]);
+            nibble_pairs(pick(v->row[2 * i][w], v->row[2 * i + 1][w], 0x7632), a[2 * i + 1]);
+#else
+            a[2 * i][0] = pick(v->row[2 * i][w], v->row[2 * i + 1][w], 0x5410);
+            a[2 * i + 1][0] = pick(v->row[2 * i][w], v->row[2 * i + 1][w], 0x7632);
+#endif
+        }
+#pragma unroll
+        for (int e = 0; e < tiles; e++)
+#pragma unroll
+            for (int n = 0; n < NT; n++) multiply(o[n][tiles * w + e], a[0][e], a[1][e], a[2][e], a[3][e], p[n]);
+    }
+}
+#endif
