@@ -35,6 +35,7 @@ typedef struct chat {
     int terminal, colors, failed;
 } chat;
 
+/* Copies both: what is loaded with a session is given back before the conversation ends. */
 static int add_message(chat *c, const char *role, const char *content, size_t length) {
     if (c->count == c->room) {
         int room = 2 * c->room + 8;
@@ -43,11 +44,13 @@ static int add_message(chat *c, const char *role, const char *content, size_t le
         c->messages = larger;
         c->room = room;
     }
-    char *copy = malloc(length + 1);
+    size_t role_room = strlen(role) + 1;
+    char *copy = malloc(length + 1 + role_room);
     if (copy == NULL) return mka_cli_error("out of memory");
     memcpy(copy, content, length);
     copy[length] = '\0';
-    c->messages[c->count++] = (mka_message){role, copy};
+    memcpy(copy + length + 1, role, role_room);
+    c->messages[c->count++] = (mka_message){copy + length + 1, copy};
     return 0;
 }
 
