@@ -11,9 +11,9 @@
 enum { WARP = 32, STACK = 1 << 17, MOST_AREAS = 16, MOST_ROUNDS = 1 << 20 };
 
 static struct {
-    ucontext_t outside, item[LANES_MOST];
+    ucontext_t outside, item[LANES_WIDEST];
     unsigned char *stacks;
-    int finished[LANES_MOST];
+    int finished[LANES_WIDEST];
     int now, alive; /* the work-item that runs; those that have not returned */
     size_t group[3], groups[3];
     int waiting;       /* at the group's barrier */
@@ -22,7 +22,7 @@ static struct {
         int waiting;
         uint64_t passed;
         uint32_t value[WARP], a[WARP][4], b[WARP][2];
-    } warp[LANES_MOST / WARP];
+    } warp[LANES_WIDEST / WARP];
     void (*kernel)(const void *user);
     const void *user;
     const char *wrong;
@@ -304,7 +304,7 @@ static void run_group(int local) {
 
 const char *lanes_run(void (*kernel)(const void *user), const void *user, int local, size_t x, size_t y, size_t z) {
     const size_t groups[3] = {x, y, z};
-    all.stacks = malloc((size_t)LANES_MOST * STACK);
+    all.stacks = malloc((size_t)LANES_WIDEST * STACK);
     if (!all.stacks) return "no memory for the stacks of a group";
     memcpy(all.groups, groups, sizeof groups);
     all.kernel = kernel;

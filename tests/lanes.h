@@ -6,7 +6,7 @@
 
 #include <stddef.h>
 
-enum { LANES_MOST = 256 }; /* work-items of a group */
+enum { LANES_MOST = 256, LANES_WIDEST = 384 }; /* work-items of most groups, and of any */
 
 /* 1 where this CPU can: those with AVX2 convert half floats. */
 int lanes_can(void);

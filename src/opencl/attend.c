@@ -203,11 +203,15 @@ static void make_plan(plan *p, mka_ops *ops, const mka_attend_job *job) {
     plan_splits(p);
 }
 
+/* Of all queries: far and near are apart. */
+static int one_edge_of(const plan *p) {
+    return edge_of(p, p->job->first) == edge_of(p, p->job->first + p->job->n - 1);
+}
+
 /* All splits of a plan whose queries are turned. states 1: they stay states, and kernels that leave such are welcome. */
 static void launch_splits(mka_ops *ops, plan *p, int states) {
     const mka_attend_job *job = p->job;
-    int fast = 0, shift = p->gap - p->cache->base;
-    int one_edge = edge_of(p, job->first) == edge_of(p, job->first + job->n - 1); /* of all queries: far and near are apart */
+    int fast = 0, shift = p->gap - p->cache->base, one_edge = one_edge_of(p);
     if (p->cache->ring ? one_edge : states) fast = mka_cl_attend_far(ops, job, shift, p->begin, p->far_end);
     if (fast)
         p->splits = fast;
@@ -245,14 +249,12 @@ static void device_attend(mka_ops *ops, const mka_attend_job *job) {
     mka_device *d = ops->mirror->device;
     make_plan(&p, ops, job);
     pthread_mutex_lock(&d->lock); /* the scratch is this session's own, but its commands follow each other */
-    if (mka_cl_attend_whole(ops, p.job, p.begin, p.end)) {
-        pthread_mutex_unlock(&d->lock);
-        count_bytes(ops, &p);
-        return;
-    }
-    if (job->key_type == MKA_Q4_0) turn_queries(&p);
-    launch_splits(ops, &p, 0);
-    if (!p.finished) merge(&p);
+    int done = mka_cl_attend_whole(ops, p.job, p.begin, p.end);
+    if (!done && p.cache->ring && one_edge_of(&p))
+        done = mka_cl_attend_turned(ops, p.job, p.gap - p.cache->base, p.begin, p.far_end, p.near_begin, p.end);
+    if (!done && job->key_type == MKA_Q4_0) turn_queries(&p);
+    if (!done) launch_splits(ops, &p, 0);
+    if (!done && !p.finished) merge(&p);
     pthread_mutex_unlock(&d->lock);
     count_bytes(ops, &p);
 }

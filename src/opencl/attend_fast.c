@@ -1,16 +1,20 @@
 /* attend_fast - attention by kernels that are made for one use: on NVIDIA's matrix units decoding of long caches and causal
  * prompts, elsewhere prompts in plain float32 tiles. attend.cl takes what has no place here: latents, rings and blocks of a
  * cache, running states. */
+#include <stdio.h>
+
 #include "cache.h"
 
 enum {
-    MOST_ROWS = 16,            /* of decoding's tile */
-    MOST_TOKENS = 8,           /* each count is a kernel of its own */
-    MOST_SPLITS = 160,         /* as attend_decode_nv.cl has it */
-    LEAST_SPLIT = 128,         /* keys */
-    STEP = 16,                 /* of them, by which splits differ */
+    MOST_ROWS = 16,    /* of decoding's tile */
+    MOST_TOKENS = 8,   /* each count is a kernel of its own */
+    MOST_SPLITS = 160, /* as attend_parts_nv.cl has it */
+    NEAR_SPLITS = 4,   /* of them, at most, of a ring's tokens */
+    LEAST_SPLIT = 128, /* keys */
+    STEP = 16,         /* of them, by which splits differ */
+    WARP = 32,
     MOST_CHAIN_KEYS = 1 << 13, /* of a link of a chain; a launch of its own reads more of them faster */
-    DECODE_ITEMS = 256,        /* a group's, as the prefill's on the matrix unit */
+    PREFILL_ITEMS = 256,       /* a group's on the matrix unit */
     PLAIN_ITEMS = 128,
     NV_QUERIES = 128, /* of a group */
     PLAIN_QUERIES = 64,
@@ -19,14 +23,14 @@ enum {
 };
 
 static size_t decode_splits(const mka_device *d, int kv_heads) {
-    size_t splits = (size_t)d->info.units / (size_t)kv_heads;
-    return splits < 1 ? 1 : splits > MOST_SPLITS ? MOST_SPLITS : splits;
+    size_t splits = (size_t)d->info.units / (size_t)kv_heads, most = MOST_SPLITS - NEAR_SPLITS;
+    return splits < 1 ? 1 : splits > most ? most : splits;
 }
 
 size_t mka_cl_decode_partial(const mka_device *d, const struct mka_ops_limits *limits) {
     if (!d->nv || limits->kv_heads == 0) return 0;
-    return (size_t)limits->kv_heads * decode_splits(d, limits->kv_heads) * MOST_ROWS *
-           ((size_t)mka_pad(limits->value_dim, 32) + 2);
+    return (size_t)limits->kv_heads * (decode_splits(d, limits->kv_heads) + NEAR_SPLITS) * MOST_ROWS *
+           ((size_t)limits->value_dim + 2);
 }
 
 /* Whether the matrix unit's kernels know the cache. */
@@ -147,36 +151,48 @@ static int chain_attend(mka_ops *ops, const mka_attend_job *job, int begin, int 
     return 1;
 }
 
-/* Few queries over many keys; fused: the last group merges and out is finished, else the states of the splits stay in scratch,
- * from number first on, and there may be a gap. Returns the splits. */
-static int decode(mka_ops *ops, const mka_attend_job *job, const rows *r, cl_kernel *kept, int begin, int end, int fused,
-                  int first) {
+/* What a kernel of decoding is made for: all of a cache; turned rows of a cache or of its ring, where there may be a gap; the
+ * same as states of splits, of queries that were turned before. */
+typedef enum kind { WHOLE, TURNED, STATES } kind;
+
+/* A group's warps: of codes, small ones, more are at work at once than their registers' number would else let. */
+static int warps_of(const mka_attend_job *job, const rows *r) {
+    int codes = r->keys->type == MKA_Q8_0 || r->keys->type == MKA_Q4_0;
+    return codes && r->keys->dim <= 128 && job->n * (job->heads / job->kv_heads) <= 8 ? 12 : 8;
+}
+
+/* Few queries over many keys in splits, whose parts are number `first` on; the launch that has the last of parts finishes out. Of
+ * STATES they stay in scratch. */
+static void decode(mka_ops *ops, const mka_attend_job *job, const rows *r, kind use, cl_kernel *kept, int begin, int end,
+                   int splits, int first, int parts) {
+    static const char *const options[] = {"-DFUSED=1", "-DFUSED=1 -DTURNED=1 -DGAP=1", "-DGAP=1"};
     mka_mirror *m = ops->mirror;
-    int splits = splits_of(m->device, job, begin, end);
-    if (fused && chain_attend(ops, job, begin, end)) return splits;
-    cl_kernel kernel = kernel_of(job, r, kept, "attend_decode_nv", fused ? "attend_decode_fused" : "attend_decode",
-                                 fused ? "-DFUSED=1" : "-DGAP=1");
-    if (!kernel) return splits;
+    char more[64];
+    int warps = warps_of(job, r), steps = (end - begin + STEP - 1) / STEP;
+    snprintf(more, sizeof more, "-DWARPS=%d %s", warps, options[use]);
+    cl_kernel kernel = kernel_of(job, r, kept, "attend_decode_nv", use == STATES ? "attend_decode" : "attend_decode_fused", more);
+    if (!kernel) return;
     mka_cl_call c = mka_cl_begin(m, kernel, "attend_decode");
-    if (job->key_type == MKA_Q4_0)
+    if (use == STATES && job->key_type == MKA_Q4_0)
         mka_cl_buffer(&c, m->scratch, m->parts.queries);
     else
         query(&c, job);
     common(&c, job, r, begin, end);
-    int steps = (end - begin + STEP - 1) / STEP;
     mka_cl_int(&c, steps / splits);
     mka_cl_int(&c, steps % splits);
     mka_cl_buffer(&c, m->scratch, 0);
     mka_cl_int(&c, first);
-    if (fused) {
+    if (use != WHOLE) mka_cl_int(&c, r->gap_from);
+    if (use != WHOLE) mka_cl_int(&c, r->shift);
+    if (use != STATES) {
+        mka_cl_int(&c, parts);
         mka_cl_buffer(&c, m->scratch, m->parts.counters);
-        output(&c, job);
-    } else {
-        mka_cl_int(&c, r->gap_from);
-        mka_cl_int(&c, r->shift);
     }
-    mka_cl_run(&c, DECODE_ITEMS, (size_t)splits, (size_t)job->kv_heads, 1);
-    return splits;
+    if (use != STATES && first + splits == parts)
+        output(&c, job);
+    else if (use != STATES)
+        mka_cl_buffer(&c, m->scratch, 0);
+    mka_cl_run(&c, (size_t)warps * WARP, (size_t)splits, (size_t)job->kv_heads, 1);
 }
 
 /* A prompt by the matrix unit (nv 1) or in plain float32. states 1: as one state of every row in scratch; then rows may lie shift
@@ -199,7 +215,7 @@ static void prefill(mka_ops *ops, const mka_attend_job *job, int shift, int begi
     } else {
         output(&c, job);
     }
-    mka_cl_run(&c, nv ? DECODE_ITEMS : PLAIN_ITEMS, ((size_t)job->n + queries - 1) / queries, (size_t)job->heads, 1);
+    mka_cl_run(&c, nv ? PREFILL_ITEMS : PLAIN_ITEMS, ((size_t)job->n + queries - 1) / queries, (size_t)job->heads, 1);
 }
 
 static int plain_prefill_serves(const mka_attend_job *job) {
@@ -212,27 +228,44 @@ static int plain_prefill_serves(const mka_attend_job *job) {
 int mka_cl_attend_whole(mka_ops *ops, const mka_attend_job *job, int begin, int end) {
     const rows r = planes_of(job, 0);
     if (job->device->ring || job->m || job->key_first != 0 || job->skip_to > job->skip_from || end <= begin) return 0;
-    int nv = known_to_nv(ops, job->device);
-    if (nv && decodes(job))
-        decode(ops, job, &r, &job->device->decode[job->n], begin, end, 1, 0);
-    else if (nv || plain_prefill_serves(job))
+    int nv = known_to_nv(ops, job->device), splits = splits_of(ops->mirror->device, job, begin, end);
+    if (!nv && !plain_prefill_serves(job)) return 0;
+    if (!nv || !decodes(job))
         prefill(ops, job, 0, begin, end, nv, 0);
-    else
-        return 0;
+    else if (!chain_attend(ops, job, begin, end))
+        decode(ops, job, &r, WHOLE, &job->device->decode[job->n], begin, end, splits, 0, splits);
     return 1;
+}
+
+int mka_cl_attend_turned(mka_ops *ops, const mka_attend_job *job, int shift, int begin, int far_end, int near_begin, int end) {
+    mka_device_cache *c = job->device;
+    const mka_device *d = ops->mirror->device;
+    if (!c->turned_run || job->m || job->key_first != 0 || !known_to_nv(ops, c) || !decodes(job)) return 0;
+    const rows far = planes_of(job, shift), near = ring_of(job, near_begin);
+    int fars = far_end > begin ? splits_of(d, job, begin, far_end) : 0;
+    int nears = end > near_begin ? splits_of(d, job, near_begin, end) : 0;
+    if (nears > NEAR_SPLITS) nears = NEAR_SPLITS;
+    if (fars) decode(ops, job, &far, TURNED, &c->decode[job->n], begin, far_end, fars, 0, fars + nears);
+    if (nears) decode(ops, job, &near, TURNED, &c->near_decode[job->n], near_begin, end, nears, fars, fars + nears);
+    return fars + nears > 0;
 }
 
 int mka_cl_attend_far(mka_ops *ops, const mka_attend_job *job, int shift, int begin, int end) {
     if (job->key_first != 0 || end <= begin || !known_to_nv(ops, job->device)) return 0;
     const rows r = planes_of(job, shift);
-    if (decodes(job)) return decode(ops, job, &r, &job->device->states[job->n], begin, end, 0, 0);
-    if (job->device->ring) return 0;
-    prefill(ops, job, shift, begin, end, 1, 1);
-    return 1;
+    int splits = splits_of(ops->mirror->device, job, begin, end);
+    if (!decodes(job) && job->device->ring) return 0;
+    if (decodes(job))
+        decode(ops, job, &r, STATES, &job->device->states[job->n], begin, end, splits, 0, 0);
+    else
+        prefill(ops, job, shift, begin, end, 1, 1);
+    return decodes(job) ? splits : 1;
 }
 
 int mka_cl_attend_near(mka_ops *ops, const mka_attend_job *job, int begin, int end, int first) {
     const rows r = ring_of(job, begin);
     if (job->key_first != 0 || !known_to_nv(ops, job->device) || !decodes(job)) return 0;
-    return decode(ops, job, &r, &job->device->near_states[job->n], begin, end, 0, first);
+    int splits = splits_of(ops->mirror->device, job, begin, end);
+    decode(ops, job, &r, STATES, &job->device->near_states[job->n], begin, end, splits, first, 0);
+    return splits;
 }

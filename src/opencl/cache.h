@@ -31,8 +31,8 @@ struct mka_device_cache {
     cl_kernel append, rows_of;
     int tiles;                                                       /* how many of them fit the device's local memory */
     cl_kernel attend[MKA_CL_ROWS_LOG], near_attend[MKA_CL_ROWS_LOG]; /* NULL: not built yet */
-    /* likewise; of 1..8 tokens: finished, as states of splits, and those over the ring */
-    cl_kernel decode[9], states[9], near_states[9];
+    /* likewise; of 1..8 tokens: finished, as states of splits, and both over the ring */
+    cl_kernel decode[9], states[9], near_decode[9], near_states[9];
     cl_kernel prefill, prefill_nv, prefill_states;
     int turned_run; /* > 0: outputs are turned in runs of so many numbers */
 };
@@ -41,6 +41,10 @@ struct mka_device_cache {
 
 /* The attention over positions begin..end - 1 as one finished launch; 0: there is no such kernel for it, and nothing was done. */
 int mka_cl_attend_whole(mka_ops *ops, const mka_attend_job *job, int begin, int end);
+/* The attention over positions begin..far_end - 1 of a cache of turned rows and near_begin..end - 1 of its ring, finished,
+ * queries and outputs turned on the way; rows from position skip_from on lie shift further on. Either may be empty. 0 likewise.
+ */
+int mka_cl_attend_turned(mka_ops *ops, const mka_attend_job *job, int shift, int begin, int far_end, int near_begin, int end);
 /* Those positions of the cache itself, of turned queries, as states of splits in scratch; rows from position skip_from on lie
  * shift further on. Returns how many, 0 likewise. */
 int mka_cl_attend_far(mka_ops *ops, const mka_attend_job *job, int shift, int begin, int end);

@@ -9,7 +9,7 @@
  * merge. */
 #if !defined(CHAIN) || defined(KEY_TYPE) /* a chain may be without attention */
 #ifndef SUB
-#define SUB (KEY_TYPE == 1 || KEY_TYPE == 30 || KEY_DIM > 128 ? 1 : 2)
+#define SUB (KEY_TYPE == 1 || KEY_TYPE == 30 || KEY_DIM > 128 || (KEY_TYPE == 8 && WARPS > 8) ? 1 : 2)
 #endif
 
 static inline void renew(state *a, float (*s)[NT][4], float (*guard)[2]) {
@@ -101,14 +101,17 @@ static inline void mask(uint at, uint end, int first, int window, float (*s)[NT]
 }
 
 /* One group's part: positions begin..end - 1, of which a row sees those up to its own and within the window. scales: of codes. q:
-
-/* One group's part: positions begin..end - 1, of which a row sees those up to its own and within the window. scales: of codes. q:
- * the first token's, ldq floats before the next one's; staged: local, for stage_queries. Queries are asked for first and then,
-before
- * they are there, rows; every warp takes a turn, be it of nothing, so that no branch keeps these loads back. */
+ * the first token's, ldq floats before the next one's, and staged: local [R][QUERY_LD]; in a chain, which turns them itself, q is
+ * local [R][KEY_DIM]. Queries are asked for first, then rows, before the queries are there; every warp takes a turn, be it of
+ * nothing, so that no branch keeps these loads back. */
+#ifdef CHAIN
+#define QUERIES_ARGUMENT const local float *q
+#else
+#define QUERIES_ARGUMENT global const float *q, size_t ldq, local float *staged
+#endif
 static inline void attend_keys(global const uchar *keys, global const half *key_scales, global const uchar *values,
-                               global const float *value_scales, uint begin, uint end, int first, int window,
-                               QUERIES const float *q, size_t ldq, float scale, local uint2 *staged, state *a GAP_ARGUMENT) {
+                               global const float *value_scales, uint begin, uint end, int first, int window, QUERIES_ARGUMENT,
+                               float scale, state *a GAP_ARGUMENT) {
     uint warp = get_local_id(0) / 32, last = end - 1;
 #pragma unroll
     for (int n = 0; n < NT; n++)
@@ -124,15 +127,21 @@ static inline void attend_keys(global const uchar *keys, global const half *key_
     key_part k[SUB];
     value_part v[SUB];
     uint at = begin + warp * 16 * SUB;
-    float x[SHARES][4];
+#ifndef CHAIN
+    float x[WARP_QUERIES][LANE_NUMBERS];
     fetch_queries(q, ldq, x);
+#endif
 #pragma unroll
     for (int u = 0; u < SUB; u++) load_keys(keys, key_scales, at + u * 16, last, &k[u] GAP_HANDED);
 #pragma unroll
     for (int u = 0; u < SUB; u++) load_values(values, value_scales, at + u * 16, last, &v[u] GAP_HANDED);
     uint queries[NT][MT][2];
-    stage_queries(x, scale * LOG2E, staged);
-    take_queries(staged, queries);
+#ifdef CHAIN
+    take_queries(q, KEY_DIM, scale * LOG2E, queries);
+#else
+    stage_queries(x, staged);
+    take_queries(staged, QUERY_LD, scale * LOG2E, queries);
+#endif
 #if KEY_TYPE == 8
     float sums[NT][GROUPS][2];
     sum_queries(queries, sums);
@@ -165,10 +174,12 @@ static inline void attend_keys(global const uchar *keys, global const half *key_
 #ifndef CHAIN
 /* q: float [n][heads][KEY_DIM], heads = kv_heads GROUP, tokens at positions first..first + n - 1 (n is N). keys, values: byte
  * offsets of [kv_heads][capacity] rows; key_scales_at: half [kv_heads][capacity][groups of 32], value_scales_at: float
- * [kv_heads][capacity], in the same buffers. Positions key_from..key_to - 1 are read, by each split steps of 16, by the
- * first steps_more one more; window 0: none. Global size {splits * WARPS * 32, kv_heads}, no split empty. partial: FUSED: room
- * for kv_heads splits 8 ceil(N GROUP / 8) (D + 2) floats, 16-byte aligned, splits <= MOST_SPLITS; else [splits][n
- * heads][VALUE_DIM + 2]: m, z, acc. counters: kv_heads zeros, and zeros again afterwards. out: float [n][heads][VALUE_DIM]. */
+ * [kv_heads][capacity], in the same buffers. Positions key_from..key_to - 1 are read, by each split steps of 16, by the first
+ * steps_more one more; window 0: none. Global size {splits * WARPS * 32, kv_heads}, no split empty; their parts are number
+ * first_split and following.
+ * partial: FUSED: room for kv_heads parts_in_all N GROUP (VALUE_DIM + 2) floats, 16-byte aligned, parts_in_all <= MOST_SPLITS;
+ * the launch that has the last of them finishes. Else [splits][n heads][VALUE_DIM + 2]: m, z, acc. counters: kv_heads zeros, and
+ * zeros again afterwards. out: float [n][heads][VALUE_DIM]. */
 kernel __attribute__((reqd_work_group_size(WARPS * 32, 1, 1))) void
 #ifdef FUSED
 attend_decode_fused(
@@ -184,7 +195,7 @@ attend_decode(
 #endif
 #ifdef FUSED
     ,
-    global uint *counters, ulong counters_at, global float *out, ulong out_at
+    int parts_in_all, global uint *counters, ulong counters_at, global float *out, ulong out_at
 #endif
 ) {
     local float shared[LOCAL_FLOATS] __attribute__((aligned(16)));
@@ -202,21 +213,22 @@ attend_decode(
     uint begin = key_from + 16 * (split * steps + min(split, (uint)steps_more)),
          end = min(begin + 16 * (steps + (split < steps_more)), (uint)key_to);
     attend_keys(keys, key_scales, values, value_scales, begin, end, first, window, q + q_at + head * GROUP * KEY_DIM,
-                heads * KEY_DIM, scale, (local uint2 *)shared, &a GAP_PASSED);
+                heads * KEY_DIM, shared + PART_AT, scale, &a GAP_PASSED);
     join_warps(&a, shared);
+    split += first_split;
 #ifdef FUSED
-    /* parts lie as [kv_heads][splits][PART], then [kv_heads][splits][QUERY_ROWS] float2 */
+    /* parts lie as [kv_heads][parts_in_all][PART], then [kv_heads][parts_in_all][R] float2 */
     local uint last_flag;
-    global float *parts = partial + partial_at + (size_t)head * splits * PART;
+    uint all = parts_in_all;
+    global float *parts = partial + partial_at + (size_t)head * all * PART;
     global float2 *part_rows =
-        (global float2 *)(partial + partial_at + (size_t)get_num_groups(1) * splits * PART) + (size_t)head * splits * QUERY_ROWS;
-    store(shared, parts + (size_t)split * PART, part_rows + split * QUERY_ROWS);
-    if (arrive(counters + counters_at + head, splits, &last_flag))
-        merge(splits, parts, part_rows, heads, shared, out + out_at + head * GROUP * VALUE_DIM);
+        (global float2 *)(partial + partial_at + (size_t)get_num_groups(1) * all * PART) + (size_t)head * all * R;
+    store(shared, parts + (size_t)split * PART, part_rows + split * R);
+    if (first_split + splits == all && arrive(counters + counters_at + head, splits, &last_flag))
+        merge(all, parts, part_rows, heads, shared, out + out_at + head * GROUP * VALUE_DIM);
 #else
     store(shared, heads,
-          partial + partial_at + (size_t)head * GROUP * (VALUE_DIM + 2) +
-              (first_split + split) * ((size_t)N * heads * (VALUE_DIM + 2)));
+          partial + partial_at + (size_t)head * GROUP * (VALUE_DIM + 2) + split * ((size_t)N * heads * (VALUE_DIM + 2)));
 #endif
 }
 #endif

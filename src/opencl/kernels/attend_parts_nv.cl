@@ -1,12 +1,12 @@
 /* attend_parts, NVIDIA - states of attention, and how those of warps and of groups become one.
  *
- * Owns a state's form in registers, in local memory and in memory. A part is O^T of a group's queries with its rows' largest
- * scores m (times log2 e) and sums z; its floats lie as lanes hold them, four side by side: dims g and g + 8 of queries 2t, 2t +
- * 1 of a tile. What happens after a group's last row is what every launch waits for, so each step is as short as it can be: warps
- * agree on m before their states go to local memory, where they are only added; the last group of a head asks for all parts at
- * once.
+ * Owns a state's form in registers and in local memory, and a part's in memory: O of a group's rows [R][VALUE_DIM], with the
+ * rows' largest scores m (times log2 e) and sums z. What happens after a group's last row is what every launch waits for, so each
+ * step is as short as it can be: warps agree on m before their states go to local memory, where they are only added; the last
+ * group of a head asks for all parts at once.
  *
- * Build options: those of attend_rows; FUSED: the last group of a head merges all parts, and out is finished; MOST_SPLITS. */
+ * Build options: those of attend_rows; FUSED: the last group of a head merges all parts, and out is finished (TURNED: turned
+ * back); MOST_SPLITS. */
 #if !defined(CHAIN) || defined(KEY_TYPE)
 #ifndef MOST_SPLITS
 #define MOST_SPLITS 160
@@ -24,23 +24,43 @@ typedef struct {
     float sums[NT][4]; /* q4: of weights times scales */
 } state;
 
-#define PART       (NT * MT * 128) /* floats of O^T */
+#define LANE_PART                                                                                                                \
+    (NT * MT * 128) /* floats of O^T as lanes hold them, four side by side: dims g and g + 8 of queries 2t, 2t + 1 */
+#define PART       (R * VALUE_DIM) /* of O as a part has them */
 #define QUERY_ROWS (8 * NT)
 
 /* ---- the warps of a group ---- */
 
-/* Parts of a group that local memory holds at once; further warps add to them. A chain's products leave it less room. */
+/* Warps' states that local memory holds at once; further warps add to them. A chain's products leave it less room. */
 #ifdef CHAIN
 #define JOINED (WARPS / 2)
 #else
-#define JOINED (WARPS * PART <= 8192 ? WARPS : WARPS * PART <= 16384 ? WARPS / 2 : WARPS / 4)
+#define JOINED (WARPS * LANE_PART <= 8192 ? WARPS : WARPS * LANE_PART <= 16384 ? WARPS / 2 : WARPS / 8)
 #endif
-#define JOIN_FLOATS (JOINED * PART + 2 * QUERY_ROWS * WARPS) /* parts, then m and z: [QUERY_ROWS][WARPS] */
+/* Local memory: states, m and z [QUERY_ROWS][WARPS] each, and last the queries, later the group's part. */
+#define PART_AT     (JOINED * LANE_PART + 2 * QUERY_ROWS * WARPS)
+#define JOIN_FLOATS (PART_AT + R * QUERY_LD)
 
-/* The group's warps -> JOINED parts to be added, and its rows' m and z, in shared: local [JOIN_FLOATS]. */
+/* The states -> their sum as a part has it. */
+static inline void add_states(local float *shared) {
+    for (uint i = get_local_id(0) * 4; i < LANE_PART; i += WARPS * 128) {
+        float4 sum = 0;
+#pragma unroll
+        for (int w = 0; w < JOINED; w++) sum += *(const local float4 *)(shared + w * LANE_PART + i);
+        const float each[4] = {sum.x, sum.y, sum.z, sum.w};
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            uint row = i / (MT * 128) * 8 + i / 4 % 4 * 2 + e % 2, dim = value_dim(i / 128 % MT, i / 16 % 8, e / 2);
+            if (row < R && dim < VALUE_DIM) shared[PART_AT + row * VALUE_DIM + dim] = each[e];
+        }
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+}
+
+/* The group's warps -> its part, at PART_AT of shared: local [JOIN_FLOATS], and what joined_row needs. */
 static inline void join_warps(state *a, local float *shared) {
     uint lane = get_local_id(0) % 32, warp = get_local_id(0) / 32, t = lane % 4;
-    local float *m = shared + JOINED * PART, *z = m + QUERY_ROWS * WARPS;
+    local float *m = shared + JOINED * LANE_PART, *z = m + QUERY_ROWS * WARPS;
 #pragma unroll
     for (int n = 0; n < NT; n++)
 #pragma unroll
@@ -65,7 +85,7 @@ static inline void join_warps(state *a, local float *shared) {
                 a->o[n][j][i + 2] *= f;
             }
         }
-    local float4 *part = (local float4 *)(shared + warp % JOINED * PART) + lane;
+    local float4 *own = (local float4 *)(shared + warp % JOINED * LANE_PART) + lane;
 #pragma unroll
     for (int round = 0; round < WARPS / JOINED; round++) {
         if (warp / JOINED == round)
@@ -75,44 +95,21 @@ static inline void join_warps(state *a, local float *shared) {
                 for (int j = 0; j < MT; j++) {
                     const float *o = a->o[n][j];
                     float4 four = (float4)(o[0], o[1], o[2], o[3]);
-                    if (round) four += part[(n * MT + j) * 32];
-                    part[(n * MT + j) * 32] = four;
+                    if (round) four += own[(n * MT + j) * 32];
+                    own[(n * MT + j) * 32] = four;
                 }
         barrier(CLK_LOCAL_MEM_FENCE);
     }
+    add_states(shared);
 }
 
-/* Floats i..i + 3 of the group's part, i a multiple of 4; m and z of a row. */
-static inline float4 joined(const local float *shared, uint i) {
-    float4 sum = 0;
-#pragma unroll
-    for (int w = 0; w < JOINED; w++) sum += *(const local float4 *)(shared + w * PART + i);
-    return sum;
-}
+/* m and z of a row of the group's. */
 static inline float2 joined_row(const local float *shared, uint row) {
-    const local float *m = shared + JOINED * PART + row * WARPS, *z = m + QUERY_ROWS * WARPS;
+    const local float *m = shared + JOINED * LANE_PART + row * WARPS, *z = m + QUERY_ROWS * WARPS;
     float2 both = (float2)(EMPTY, 0);
 #pragma unroll
     for (int w = 0; w < WARPS; w++) both = (float2)(fmax(both.x, m[w]), both.y + z[w]);
     return both;
-}
-
-/* Of floats i..i + 3 of a part: the first's row and dim; the second is of the next row, the others of another dim. */
-static inline uint part_row(uint i) {
-    return i / (MT * 128) * 8 + i / 4 % 4 * 2;
-}
-static inline uint part_dim(uint i, int other) {
-    return value_dim(i / 128 % MT, i / 16 % 8, other);
-}
-
-/* Four floats of a part, weighed by f for their rows, to out; tokens are heads heads apart, a head's rows width floats. */
-static inline void put_four(float4 x, float2 f, uint i, uint heads, uint width, global float *out) {
-    const float each[4] = {x.x * f.x, x.y * f.y, x.z * f.x, x.w * f.y};
-#pragma unroll
-    for (int e = 0; e < 4; e++) {
-        uint row = part_row(i) + e % 2, dim = part_dim(i, e / 2);
-        if (row < R && dim < VALUE_DIM) out[(size_t)(row / GROUP * heads + row % GROUP) * width + dim] = each[e];
-    }
 }
 
 /* ---- the groups of a head ---- */
@@ -122,8 +119,10 @@ static inline void put_four(float4 x, float2 f, uint i, uint heads, uint width, 
 
 /* The group's part as rows of [m, z, acc], m in natural units. */
 static inline void store(const local float *shared, uint heads, global float *partial) {
-    for (uint i = get_local_id(0) * 4; i < PART; i += WARPS * 128)
-        put_four(joined(shared, i), (float2)(1, 1), i, heads, VALUE_DIM + 2, partial + 2);
+    for (uint i = get_local_id(0); i < PART; i += WARPS * 32) {
+        uint row = i / VALUE_DIM, dim = i % VALUE_DIM;
+        partial[(size_t)(row / GROUP * heads + row % GROUP) * (VALUE_DIM + 2) + 2 + dim] = shared[PART_AT + i];
+    }
     uint row = get_local_id(0);
     if (row >= R) return;
     float2 mz = joined_row(shared, row);
@@ -132,23 +131,23 @@ static inline void store(const local float *shared, uint heads, global float *pa
     partial[1] = mz.y;
 }
 #else
-#define MERGE_FLOATS (MOST_SPLITS * QUERY_ROWS)
-#define LANE_PARTS   (MOST_SPLITS / 32)                 /* of which a lane weighs one row */
-#define WARP_ROWS    ((QUERY_ROWS + WARPS - 1) / WARPS) /* rows that a warp weighs */
+#define MERGE_FLOATS (MOST_SPLITS * R)
+#define LANE_PARTS   (MOST_SPLITS / 32) /* of which a lane weighs one row */
 #ifdef CHAIN
 #define RUN 8 /* fewer registers */
 #else
-#define RUN 34
+#define RUN (WARPS > 8 ? 34 : 38)
 #endif
 
 /* The group's part to memory: PART floats, and its rows' m and z. */
 static inline void store(const local float *shared, global float *part, global float2 *part_rows) {
     uint id = get_local_id(0);
-    for (uint i = id * 4; i < PART; i += WARPS * 128) *(global float4 *)(part + i) = joined(shared, i);
-    if (id < QUERY_ROWS) part_rows[id] = joined_row(shared, id);
+    for (uint i = id * 4; i < PART; i += WARPS * 128)
+        *(global float4 *)(part + i) = *(const local float4 *)(shared + PART_AT + i);
+    if (id < R) part_rows[id] = joined_row(shared, id);
 }
 
-/* A row's parts -> what each is to be multiplied with, in weights: local [splits][QUERY_ROWS]. No key at all: zero; NaN stays. */
+/* A row's parts -> what each is to be multiplied with, in weights: local [splits][R]. No key at all: zero; NaN stays. */
 static inline void weigh_parts(const float2 mz[LANE_PARTS], uint splits, uint row, local float *weights) {
     uint lane = get_local_id(0) % 32;
     float most = EMPTY, z = 0, f[LANE_PARTS];
@@ -164,33 +163,51 @@ static inline void weigh_parts(const float2 mz[LANE_PARTS], uint splits, uint ro
     float inverse = z > 0 ? 1 / z : z;
 #pragma unroll
     for (int j = 0; j < LANE_PARTS; j++)
-        if (lane + 32 * j < splits) weights[(lane + 32 * j) * QUERY_ROWS + row] = f[j] * inverse;
+        if (lane + 32 * j < splits) weights[(lane + 32 * j) * R + row] = f[j] * inverse;
 }
 
-/* All parts of this head -> out. As many loads as fit are under way at once. weights: local [splits][QUERY_ROWS]. */
-static inline void merge(uint splits, global const float *parts, global const float2 *part_rows, uint heads, local float *weights,
+/* Rows [R][VALUE_DIM] of local memory to out, turned back. */
+#ifdef TURNED
+static inline void turn_back(const local float *rows, uint heads, global float *out) {
+    uint lane = get_local_id(0) % 32;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (uint row = get_local_id(0) / 32; row < R; row += WARPS) {
+        float x[LANE_NUMBERS];
+#pragma unroll
+        for (int i = 0; i < LANE_NUMBERS; i++) x[i] = rows[row * VALUE_DIM + lane + 32 * i];
+        turn_row(x);
+#pragma unroll
+        for (int i = 0; i < LANE_NUMBERS; i++)
+            out[(size_t)(row / GROUP * heads + row % GROUP) * VALUE_DIM + lane + 32 * i] = x[i];
+    }
+}
+#endif
+
+/* All parts of this head -> out. As many loads as fit are under way at once. shared: local, MERGE_FLOATS. */
+static inline void merge(uint splits, global const float *parts, global const float2 *part_rows, uint heads, local float *shared,
                          global float *out) {
     uint id = get_local_id(0), lane = id % 32, warp = id / 32;
-    float2 mz[WARP_ROWS][LANE_PARTS];
+    float2 mz[WARP_QUERIES][LANE_PARTS];
     float4 x[RUN];
 #pragma unroll
-    for (int k = 0; k < WARP_ROWS; k++)
+    for (int k = 0; k < WARP_QUERIES; k++)
 #pragma unroll
         for (int j = 0; j < LANE_PARTS; j++) {
             mz[k][j] = (float2)(EMPTY, 0);
-            if (lane + 32 * j < splits && warp + k * WARPS < QUERY_ROWS)
-                mz[k][j] = fresh2(part_rows + (lane + 32 * j) * QUERY_ROWS + warp + k * WARPS);
+            if (lane + 32 * j < splits && warp + k * WARPS < R)
+                mz[k][j] = fresh2(part_rows + (lane + 32 * j) * R + warp + k * WARPS);
         }
     if (id * 4 < PART)
 #pragma unroll
         for (int u = 0; u < RUN; u++)
             if (u < splits) x[u] = fresh4(parts + (size_t)u * PART + id * 4);
 #pragma unroll
-    for (int k = 0; k < WARP_ROWS; k++)
-        if (warp + k * WARPS < QUERY_ROWS) weigh_parts(mz[k], splits, warp + k * WARPS, weights);
+    for (int k = 0; k < WARP_QUERIES; k++)
+        if (warp + k * WARPS < R) weigh_parts(mz[k], splits, warp + k * WARPS, shared);
     barrier(CLK_LOCAL_MEM_FENCE);
     for (uint i = id * 4; i < PART; i += WARPS * 128) {
         float4 sum = 0;
+        uint row = i / VALUE_DIM;
         for (uint s = 0; s < splits; s += RUN) {
             if (s || i != id * 4)
 #pragma unroll
@@ -198,13 +215,17 @@ static inline void merge(uint splits, global const float *parts, global const fl
                     if (s + u < splits) x[u] = fresh4(parts + (size_t)(s + u) * PART + i);
 #pragma unroll
             for (int u = 0; u < RUN; u++)
-                if (s + u < splits) {
-                    float2 f = *(const local float2 *)(weights + (s + u) * QUERY_ROWS + part_row(i));
-                    sum += (float4)(f.x, f.y, f.x, f.y) * x[u];
-                }
+                if (s + u < splits) sum += shared[(s + u) * R + row] * x[u];
         }
-        put_four(sum, (float2)(1, 1), i, heads, VALUE_DIM, out);
+#ifdef TURNED
+        *(local float4 *)(shared + PART_AT + i) = sum;
+#else
+        vstore4(sum, 0, out + (size_t)(row / GROUP * heads + row % GROUP) * VALUE_DIM + i % VALUE_DIM);
+#endif
     }
+#ifdef TURNED
+    turn_back(shared + PART_AT, heads, out);
+#endif
 }
 #endif
 

@@ -14,8 +14,8 @@
  *
  * Build options: KEY_DIM = VALUE_DIM, a multiple of 16 up to 256 (of 64 for q4); KEY_TYPE = VALUE_TYPE 1 (f16), 30 (bf16), 8 (q8)
  * or 2 (q4); GROUP query heads a key/value head; N query tokens, N GROUP <= 16; GAP: tokens from gap_from on lie gap rows further
- * on; WARPS a group. Cache: rows of KEY_DIM numbers, padded to 32 for codes; q4 byte b of a group of 32: number b in the low
- * nibble, b + 16 in the high one. */
+ * on; TURNED: rows are turned and queries are not yet; WARPS (even) a group. Cache: rows of KEY_DIM numbers, padded to 32 for
+ * codes; q4 byte b of a group of 32: number b in the low nibble, b + 16 in the high one. */
 #if !defined(CHAIN) || defined(KEY_TYPE)      /* a chain may be without attention */
 #if defined(CHAIN) && defined(UNIT_FUNCTIONS) /* what came before multiplied weights */
 #undef multiply
@@ -183,47 +183,84 @@ static inline uint value_dim(int i, uint g, int second) {
 #endif
 }
 
-#ifdef CHAIN /* chain_nv.cl turns them itself */
-#define QUERIES     local
-#define QUERY(from) (*(from))
-#else
-#define QUERIES global
-#define QUERY   fresh /* in order: before the rows */
+/* ---- queries: row r is query head r % GROUP of token r / GROUP ---- */
+
+#define QUERY_LD                                                                                                                 \
+    (KEY_DIM + 4) /* floats from row to row in local memory, where lanes of a quad and rows have banks of their own */
+#define LANE_NUMBERS ((KEY_DIM + 31) / 32)
+#define WARP_QUERIES ((R + WARPS - 1) / WARPS)
+
+#ifdef TURNED
+/* A row across the warp, number lane + 32 i in x[i], turned as simd/cache.h's mka_hadamard does. */
+#define TURN (KEY_DIM & -KEY_DIM)
+static inline void turn_row(float x[LANE_NUMBERS]) {
+    uint lane = get_local_id(0) % 32;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2)
+#pragma unroll
+        for (int i = 0; i < LANE_NUMBERS; i++) {
+            float other = lanes_xor(x[i], step);
+            x[i] = lane & step ? other - x[i] : x[i] + other;
+        }
+#pragma unroll
+    for (int step = 1; step < TURN / 32; step *= 2)
+#pragma unroll
+        for (int i = 0; i < LANE_NUMBERS; i++) {
+            if (i & step) continue;
+            float first = x[i], second = x[i + step];
+            x[i] = first + second;
+            x[i + step] = first - second;
+        }
+#pragma unroll
+    for (int i = 0; i < LANE_NUMBERS; i++) x[i] *= 1 / sqrt((float)TURN);
+}
 #endif
 
-/* The queries as the operand of 8, each lane's [NT][MT] pairs of words, of which every warp makes its share and all take them
- * from local memory. Row r is query head r % GROUP of token r / GROUP; tokens are ldq floats apart. */
-#define SHARES ((NT * MT + WARPS - 1) / WARPS) /* pairs that a work-item makes */
-static inline void fetch_queries(QUERIES const float *q, size_t ldq, float x[SHARES][4]) {
+#ifndef CHAIN
+/* A warp's share of the rows; tokens are ldq floats apart. No branch: what is of no use is read again. */
+static inline void fetch_queries(global const float *q, size_t ldq, float x[WARP_QUERIES][LANE_NUMBERS]) {
+    uint lane = get_local_id(0) % 32, warp = get_local_id(0) / 32;
 #pragma unroll
-    for (int k = 0; k < SHARES; k++) {
-        uint i = k * WARPS * 32 + get_local_id(0), row = i / (MT * 32) * 8 + i % 32 / 4;
+    for (int k = 0; k < WARP_QUERIES; k++) {
+        uint row = min(warp + k * WARPS, (uint)(R - 1));
 #pragma unroll
-        for (int e = 0; e < 4; e++) {
-            uint dim = key_dim(i / 32 % MT, e, i % 4);
-            x[k][e] = 0;
-            if (row < R && dim < KEY_DIM) x[k][e] = QUERY(q + row / GROUP * ldq + row % GROUP * KEY_DIM + dim);
-        }
+        for (int i = 0; i < LANE_NUMBERS; i++)
+            x[k][i] = fresh(q + row / GROUP * ldq + row % GROUP * KEY_DIM + min(lane + 32 * i, (uint)(KEY_DIM - 1)));
     }
 }
 
-static inline void stage_queries(const float x[SHARES][4], float scale, local uint2 *staged) {
+/* To rows: local [R][QUERY_LD]; TURNED: turned, as the rows of the cache are. */
+static inline void stage_queries(float x[WARP_QUERIES][LANE_NUMBERS], local float *rows) {
+    uint lane = get_local_id(0) % 32, warp = get_local_id(0) / 32;
 #pragma unroll
-    for (int k = 0; k < SHARES; k++) {
-        uint i = k * WARPS * 32 + get_local_id(0);
-        if (i < NT * MT * 32) staged[i] = (uint2)(pair(x[k][0] * scale, x[k][1] * scale), pair(x[k][2] * scale, x[k][3] * scale));
+    for (int k = 0; k < WARP_QUERIES; k++) {
+#ifdef TURNED
+        turn_row(x[k]);
+#endif
+#pragma unroll
+        for (int i = 0; i < LANE_NUMBERS; i++)
+            if (warp + k * WARPS < R && lane + 32 * i < KEY_DIM) rows[(warp + k * WARPS) * QUERY_LD + lane + 32 * i] = x[k][i];
     }
     barrier(CLK_LOCAL_MEM_FENCE);
 }
+#endif
 
-static inline void take_queries(const local uint2 *staged, uint b[NT][MT][2]) {
+/* The rows, ld floats apart, as the operand of 8: b[n][step][2]. What a tile has beyond them is the last one again. */
+static inline void take_queries(const local float *rows, uint ld, float scale, uint b[NT][MT][2]) {
+    uint g = get_local_id(0) % 32 / 4, t = get_local_id(0) % 4;
 #pragma unroll
     for (int n = 0; n < NT; n++)
 #pragma unroll
         for (int s = 0; s < MT; s++) {
-            uint2 two = staged[(n * MT + s) * 32 + get_local_id(0) % 32];
-            b[n][s][0] = two.x;
-            b[n][s][1] = two.y;
+            const local float *row = rows + min(8 * n + g, (uint)(R - 1)) * ld;
+            float x[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                uint dim = key_dim(s, i, t);
+                x[i] = D == KEY_DIM || dim < KEY_DIM ? row[dim] * scale : 0;
+            }
+            b[n][s][0] = pair(x[0], x[1]);
+            b[n][s][1] = pair(x[2], x[3]);
         }
 }
 

@@ -391,13 +391,9 @@ static inline void store_head(const local float *x, const int values, ulong slot
 
 /* The only part is all of the attention. */
 static inline void finish_alone(const local float *shared, global float *out) {
-    for (uint i = get_local_id(0) * 4; i < PART; i += WARPS * 128) {
-        float2 f;
-        f.x = joined_row(shared, part_row(i)).y;
-        f.y = joined_row(shared, part_row(i) + 1).y;
-        f.x = f.x > 0 ? 1 / f.x : f.x;
-        f.y = f.y > 0 ? 1 / f.y : f.y;
-        put_four(joined(shared, i), f, i, 0, VALUE_DIM, out);
+    for (uint i = get_local_id(0); i < PART; i += WARPS * 32) {
+        float z = joined_row(shared, i / VALUE_DIM).y;
+        out[i] = z > 0 ? shared[PART_AT + i] / z : z;
     }
 }
 
@@ -433,7 +429,7 @@ static inline void attend_part(const local link *l, const local ulong *buffers, 
     state a;
     uint begin = l->KEYS_FROM + split * l->SPLIT_KEYS, end = min(begin + (uint)l->SPLIT_KEYS, (uint)l->KEYS_TO);
     attend_keys(keys, (global const half *)key_scales, values, (global const float *)value_scales, begin, end, l->POSITION,
-                l->WINDOW, heads_of_q, 0, l->SCALE, (local uint2 *)shared, &a);
+                l->WINDOW, heads_of_q, l->SCALE, &a);
     join_warps(&a, shared);
     if (splits == 1) {
         finish_alone(shared, (global float *)place(buffers, l->OUT) + head * GROUP * VALUE_DIM);
@@ -441,8 +437,8 @@ static inline void attend_part(const local link *l, const local ulong *buffers, 
     }
     global float *parts = (global float *)place(buffers, l->PARTS_AT), *of_head = parts + (size_t)head * splits * PART;
     global float2 *rows_of_all = (global float2 *)(parts + (size_t)l->KV_HEADS * splits * PART),
-                  *part_rows = rows_of_all + (size_t)head * splits * QUERY_ROWS;
-    store(shared, of_head + (size_t)split * PART, part_rows + split * QUERY_ROWS);
+                  *part_rows = rows_of_all + (size_t)head * splits * R;
+    store(shared, of_head + (size_t)split * PART, part_rows + split * R);
     if (arrive((global uint *)place(buffers, l->ARRIVED) + head, splits, flag))
         merge(splits, of_head, part_rows, 0, shared, (global float *)place(buffers, l->OUT) + head * GROUP * VALUE_DIM);
 }
