@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "memory/memory_layers.h"
 #include "opencl_device.h"
 #include "reference_model.h"
 
@@ -74,6 +75,43 @@ void need_device(void) {
     if (device) return;
     print_message("skipped: no OpenCL platform has a device here\n");
     skip();
+}
+
+/* Whether a memory is there within a limit, and if so, how many layers' rows are. */
+static int is_there(const mka_memory_options *o, uint64_t limit, int *rows) {
+    mka_memory *memory;
+    mka_error error;
+    device->device->limit = limit;
+    if (mka_memory_create(device, o, &memory, &error)) fail_msg("%s", error.message);
+    int there = memory->residents != NULL;
+    *rows = memory->rows_there;
+    mka_memory_destroy(memory);
+    return there;
+}
+
+static uint64_t limit_before;
+
+void rows_stay_here(const mka_memory_options *o) {
+    mka_device *d = device->device;
+    uint64_t low = d->usage.taken, high = low + (64 << 10);
+    int rows;
+    limit_before = d->limit;
+    d->ring_least = 1;
+    while (!is_there(o, high, &rows)) low = high, high += high - d->usage.taken;
+    while (high - low > 256) {
+        uint64_t middle = low + (high - low) / 2;
+        if (is_there(o, middle, &rows))
+            high = middle;
+        else
+            low = middle;
+    }
+    assert_true(is_there(o, high, &rows));
+    assert_int_equal(rows, 0);
+}
+
+void no_limit(void) {
+    device->device->limit = limit_before;
+    device->device->ring_least = MKA_CL_RING;
 }
 
 float *random_floats(uint64_t *seed, size_t count) {

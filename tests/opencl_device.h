@@ -5,6 +5,8 @@
 
 #include <mka/device.h>
 
+#include <mka/memory.h>
+
 #include "opencl/runtime.h"
 #include "ops/engine.h"
 
@@ -26,6 +28,11 @@ int simulated(void);
 void need_speed(void);
 /* size, or small where the device is simulated */
 int sized(int size, int small);
+
+/* Lets the device have as little as a memory of these options takes that leaves its rows behind; and a ring be as small as a
+ * test's contexts are. no_limit ends that. */
+void rows_stay_here(const mka_memory_options *options);
+void no_limit(void);
 
 /* Owned by the caller. */
 float *random_floats(uint64_t *seed, size_t count);

@@ -187,27 +187,6 @@ static void a_long_memory(void **state) {
     destroy(&b);
 }
 
-/* Lets the device have as little as a memory takes that leaves its rows behind. */
-static void limit_to(const mka_memory_options *o) {
-    mka_device *d = device->device;
-    mka_error error;
-    d->ring_least = 1; /* these contexts are short */
-    for (uint64_t more = 64 << 10;; more += more / 16) {
-        mka_memory *memory;
-        d->limit = d->usage.taken + more;
-        if (mka_memory_create(device, o, &memory, &error)) fail_msg("%s", error.message);
-        int there = memory->residents != NULL;
-        if (there) assert_int_equal(memory->rows_there, 0);
-        mka_memory_destroy(memory);
-        if (there) return;
-    }
-}
-
-static void no_limit(uint64_t limit) {
-    device->device->limit = limit;
-    device->device->ring_least = MKA_CL_RING;
-}
-
 /* What NVIDIA's matrix units take: single tokens and prompts, all widths, whole groups of heads and parts of them. */
 static void on_matrix_units(void **state) {
     (void)state;
@@ -221,7 +200,6 @@ static void on_matrix_units(void **state) {
         mka_type local;
     } shapes[] = {{7, 1, 128, 1024, 9500, MKA_F16}, {14, 2, 64, 64, 3000, MKA_Q8_0}, {32, 2, 128, 256, 3000, MKA_BF16},
                   {3, 3, 64, 512, 4000, MKA_F16},   {4, 1, 256, 320, 3000, MKA_F16}, {9, 3, 64, 64, 2000, MKA_Q4_0}};
-    uint64_t limit = device->device->limit;
     size_t count = sizeof shapes / sizeof *shapes;
     for (size_t j = 0; j < 2 * count; j++) { /* all rows there; then in memory */
         size_t i = j % count;
@@ -232,7 +210,7 @@ static void on_matrix_units(void **state) {
         o.plan.window = shapes[i].window, o.context = shapes[i].context, o.local = shapes[i].local, o.queries = 250;
         snprintf(what, sizeof what, "heads %d/%d of %d, window %d (%d)", o.heads, o.kv_heads, o.head_dim, o.plan.window,
                  j >= count);
-        if (j >= count) limit_to(&o);
+        if (j >= count) rows_stay_here(&o);
         both b = make(device, o, 11 + i);
         for (int length = 0; length + 250 <= o.context; length += 250) {
             append(&b, 250);
@@ -240,7 +218,7 @@ static void on_matrix_units(void **state) {
             if (length % 1000 == 0) compare(what, &b, 40, &rules[RULES - 1], tolerance(&o));
         }
         destroy(&b);
-        no_limit(limit);
+        if (j >= count) no_limit();
     }
 }
 
@@ -330,7 +308,6 @@ static void rows_that_stay(void **state) {
     need_device();
     static const mka_type keys[] = {MKA_Q8_0, MKA_F16, MKA_F32}, values[] = {MKA_Q8_0, MKA_Q4_0, MKA_BF16};
     static const int dims[] = {64, 40, 16};
-    uint64_t limit = device->device->limit;
     for (int i = sized(0, 2); i < 3; i++) {
         mka_memory_options o;
         mka_device_usage before, after;
@@ -339,13 +316,13 @@ static void rows_that_stay(void **state) {
         o.plan.key_type = keys[i], o.plan.value_type = values[i];
         o.plan.window = 64, o.queries = 60, o.context = 1800;
         logged[0] = 0;
-        limit_to(&o);
+        rows_stay_here(&o);
         if (!strstr(logged, "long-term rows of 1 of 1 layers stay in memory")) fail_msg("it said: %s", logged);
         mka_engine_get_device_usage(device, &before);
         one_memory(o, 31 + (uint64_t)i);
         mka_engine_get_device_usage(device, &after);
-        if (after.fetched <= before.fetched) fail_msg("no rows came for memory %d", i);
-        no_limit(limit);
+        if (after.fetched.tokens <= before.fetched.tokens) fail_msg("no rows came for memory %d", i);
+        no_limit();
     }
 }
 
@@ -353,13 +330,12 @@ static void rows_that_stay(void **state) {
 static void rows_come_once(void **state) {
     (void)state;
     need_speed();
-    uint64_t limit = device->device->limit;
     mka_memory_options o;
     mka_device_usage u[4];
     mka_error error;
     mka_memory_defaults(&o);
     o.heads = 2, o.kv_heads = 1, o.head_dim = 32, o.plan.window = 64, o.queries = 100, o.context = 10000;
-    limit_to(&o);
+    rows_stay_here(&o);
     both b = make(device, o, 3);
     for (int length = 0; length < 9900; length += 100) append(&b, 100);
     float q[64], out[64];
@@ -371,17 +347,17 @@ static void rows_come_once(void **state) {
         mka_engine_get_device_usage(device, &u[i]);
         assert_int_equal(mka_memory_attend(b.there, 0, 1, q, out, &used, &error), MKA_OK);
         if (i == 0) mka_engine_get_device_usage(device, &u[3]);
-        if (i == 0) assert_int_equal(u[3].fetched - u[0].fetched, used.scored_tokens);
+        if (i == 0) assert_int_equal(u[3].fetched.tokens - u[0].fetched.tokens, used.scored_tokens);
         if (i == 1) compare("all", &b, 1, &rules[5], 1e-3F); /* reads everything, by pieces: nothing else is left there */
         mka_memory_set_recall(b.there, &few, NULL);
     }
     mka_engine_get_device_usage(device, &u[3]);
-    assert_true(u[1].fetched > u[0].fetched);
-    assert_true(u[3].fetched > u[2].fetched);
+    assert_true(u[1].fetched.tokens > u[0].fetched.tokens);
+    assert_true(u[3].fetched.tokens > u[2].fetched.tokens);
     mka_engine_get_device_usage(device, &u[0]);
     assert_int_equal(mka_memory_attend(b.there, 0, 1, q, out, NULL, &error), MKA_OK);
     mka_engine_get_device_usage(device, &u[1]);
-    assert_int_equal(u[1].fetched, u[0].fetched);
+    assert_int_equal(u[1].fetched.tokens, u[0].fetched.tokens);
     for (int i = 0; i < RULES; i++) compare("at the end", &b, 2, &rules[i], 1e-3F);
     mka_memory_reset(b.here);
     mka_memory_reset(b.there);
@@ -390,7 +366,7 @@ static void rows_come_once(void **state) {
     b.there->layers[0].tiers.there->ring.now = 0xfffffff0U; /* counted round: it begins anew */
     for (int i = 0; i < RULES; i++) compare("after many", &b, 2, &rules[i], 1e-3F);
     destroy(&b);
-    no_limit(limit);
+    no_limit();
 }
 
 /* ---- sessions ---- */

@@ -31,15 +31,23 @@ MKA_API mka_status mka_devices(mka_device_info *list, int room, int *count, mka_
 /* The engine's device; returns 0 when it computes on the CPU. */
 MKA_API int mka_engine_get_device(const mka_engine *engine, mka_device_info *info);
 
+/* Long-term rows that were sent to a device: tokens, their bytes, the time that took by the device's clock while it was profiled,
+ * and the time that the host took to lay them out. */
+typedef struct mka_device_fetched {
+    uint64_t tokens, bytes;
+    double seconds, host_seconds;
+} mka_device_fetched;
+
 /* What went over the bus and what ran, since the engine was made. Times are those of the device's own clock, and only of what ran
  * while it was profiled; waited is the host's, until results were there. */
 typedef struct mka_device_usage {
     uint64_t taken;                /* bytes held on the device now */
     uint64_t up_bytes, down_bytes; /* written to it, read from it */
     uint64_t kernels;              /* launched */
-    uint64_t fetched; /* tokens whose long-term rows are kept in memory, and were sent there because recall wanted them */
     double up_seconds, down_seconds, kernel_seconds, wait_seconds;
-    double fetch_seconds; /* that the host took to find those rows */
+    /* tokens whose long-term rows are kept in memory, and were sent there: because a recall wanted them, and waits; and before it
+     * did, while other commands ran, because the layer's queries were likely to. These are part of what is above too. */
+    mka_device_fetched fetched, ahead;
 } mka_device_usage;
 
 MKA_API void mka_engine_get_device_usage(const mka_engine *engine, mka_device_usage *usage);

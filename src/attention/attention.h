@@ -86,6 +86,7 @@ typedef struct mka_layer_state {
 /* Buffers that the layers of a pass share, each as large as the largest layer needs; floats. */
 #define MKA_SCRATCH_FIELDS(X)                                                                                                    \
     X(q)                                                                                                                         \
+    X(next_q)                                                                                                                    \
     X(k)                                                                                                                         \
     X(v)                                                                                                                         \
     X(out)                                                                                                                       \
@@ -106,7 +107,8 @@ typedef struct mka_attention_scratch {
 enum { MKA_AFTER = 2 };
 
 /* One layer's forward pass over n new tokens at positions first... */
-typedef struct mka_attention_pass {
+typedef struct mka_attention_pass mka_attention_pass;
+struct mka_attention_pass {
     mka_ops *ops;
     const mka_layer *layer;
     mka_layer_state *state;
@@ -125,7 +127,11 @@ typedef struct mka_attention_pass {
     /* what follows once that is done */
     const mka_step *after;
     int after_count; /* <= MKA_AFTER */
-} mka_attention_pass;
+    /* NULL, or the pass of the layer that follows, of one token and the same operations: as the residual changes little from
+     * layer to layer, its queries may be guessed before this pass has changed it, and what they will want of a long-term memory
+     * be sent for. */
+    const mka_attention_pass *next;
+};
 
 typedef struct mka_variant_table {
     const char *name;

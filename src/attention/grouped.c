@@ -103,6 +103,7 @@ void mka_trace(const mka_attention_pass *pass, const float *rows, int ld, int wi
 
 void mka_measure_grouped(const mka_layer_config *c, int n, mka_attention_sizes *sizes) {
     mka_raise(&sizes->q, (size_t)n, (size_t)q_width(c));
+    mka_raise(&sizes->next_q, 1, (size_t)q_width(c));
     mka_raise(&sizes->k, (size_t)n, (size_t)k_width(c));
     mka_raise(&sizes->v, (size_t)n, (size_t)v_width(c));
     mka_raise(&sizes->out, (size_t)n, (size_t)c->heads * (size_t)c->value_dim);
@@ -114,11 +115,39 @@ static int grouped_caches(const mka_layer_config *c, mka_type key_type, mka_type
     return 1;
 }
 
+/* The next layer's queries, as they were if this layer left the residual as it is: products of it, in room of their own; then
+ * rotated, and handed on. */
+static int guesses(const mka_attention_pass *pass) {
+    const mka_attention_pass *next = pass->next;
+    return next && pass->n == 1 && next->layer->config.variant == MKA_GROUPED &&
+           mka_tiers_looks_ahead(&next->state->cache[0], next->first);
+}
+
+static mka_product guess_product(const mka_attention_pass *next) {
+    mka_product product = mka_q_product(next);
+    product.y = next->scratch->next_q;
+    return product;
+}
+
+static void hand_guess_on(const mka_attention_pass *next) {
+    const mka_layer_config *c = &next->layer->config;
+    const mka_attend_job job = {.heads = c->heads, .scale = c->scale, .q = next->scratch->next_q};
+    mka_rotation turn = turn_k(next);
+    mka_local_turn(&turn, next->ops, 1, c->head_dim, next->scratch->next_q, c->heads, next->layer->weights.q_norm);
+    mka_tiers_expect(&next->state->cache[0], next->first, &job);
+}
+
 static void grouped_forward(const mka_attention_pass *pass) {
-    mka_product products[3] = {mka_q_product(pass)};
+    mka_product products[3] = {mka_q_product(pass)}, guess;
     mka_kv_products(pass, pass->x, products + 1);
-    mka_step step = {.norm = pass->norm, .count = 3, .products = products};
-    pass->ops->steps(pass->ops, pass->n, 1, &step);
+    mka_step steps[2] = {{.norm = pass->norm, .count = 3, .products = products}};
+    int ahead = guesses(pass);
+    if (ahead) {
+        guess = guess_product(pass->next);
+        steps[1] = (mka_step){.norm = pass->next->norm, .count = 1, .products = &guess};
+    }
+    pass->ops->steps(pass->ops, pass->n, 1 + ahead, steps);
+    if (ahead) hand_guess_on(pass->next);
     mka_turn_store(pass, 0);
     mka_attend_cache(pass, 0, NULL, 0, pass->scratch->out);
     mka_project_out(pass, pass->scratch->out);

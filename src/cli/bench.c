@@ -103,6 +103,13 @@ void mka_bench_row_free(mka_bench_row *row) {
     memset(row, 0, sizeof *row);
 }
 
+static void subtract_fetched(mka_device_fetched *fetched, const mka_device_fetched *before) {
+    fetched->tokens -= before->tokens;
+    fetched->bytes -= before->bytes;
+    fetched->seconds -= before->seconds;
+    fetched->host_seconds -= before->host_seconds;
+}
+
 /* usage -= before */
 static void subtract(mka_device_usage *usage, const mka_device_usage *before) {
     usage->up_bytes -= before->up_bytes;
@@ -112,8 +119,8 @@ static void subtract(mka_device_usage *usage, const mka_device_usage *before) {
     usage->down_seconds -= before->down_seconds;
     usage->kernel_seconds -= before->kernel_seconds;
     usage->wait_seconds -= before->wait_seconds;
-    usage->fetched -= before->fetched;
-    usage->fetch_seconds -= before->fetch_seconds;
+    subtract_fetched(&usage->fetched, &before->fetched);
+    subtract_fetched(&usage->ahead, &before->ahead);
 }
 
 /* One more call, in which a device takes the times of its commands: they make it slower, so that it is no sample. */
@@ -188,6 +195,19 @@ static double kernel_rate(const mka_bench_row *row, const mka_bench_result *r, d
     return rate;
 }
 
+/* In 1e9 bytes a second; 0 where no times were taken. */
+static double bus_rate(const mka_device_fetched *f) {
+    return f->seconds > 0 ? 1e-9 * (double)f->bytes / f->seconds : 0;
+}
+
+static void print_fetched(const mka_bench *bench, const mka_bench_row *row, const char *which, const mka_device_fetched *f) {
+    double each = 1e3 / row->profiled;
+    if (f->tokens == 0) return;
+    mka_cli_print(bench->cli, "; %s: %.0f tokens, %.3f MB, %.4f ms at %.1f GB/s, found in %.4f ms", which,
+                  (double)f->tokens / row->profiled, 1e-6 * (double)f->bytes / row->profiled, each * f->seconds, bus_rate(f),
+                  each * f->host_seconds);
+}
+
 void mka_bench_print_device(const mka_bench *bench, const mka_bench_row *row, const mka_bench_result *r) {
     const mka_device_usage *u = &row->device;
     if (!mka_bench_on_device(bench, row->engine) || row->profiled <= 0) return;
@@ -199,23 +219,33 @@ void mka_bench_print_device(const mka_bench *bench, const mka_bench_row *row, co
         (double)u->kernels / row->profiled, each * u->kernel_seconds, 1e-6 * (double)u->up_bytes / row->profiled,
         each * u->up_seconds, 1e-6 * (double)u->down_bytes / row->profiled, each * u->down_seconds, each * u->wait_seconds, rate);
     if (fraction > 0) mka_cli_print(bench->cli, ", %.0f%% of its %.1f", 100 * fraction, r->read.median);
-    if (u->fetched > 0)
-        mka_cli_print(bench->cli, "\n        rows of %.0f tokens came from memory, found in %.4f ms",
-                      (double)u->fetched / row->profiled, each * u->fetch_seconds);
     mka_cli_print(bench->cli, "\n");
+    if (u->fetched.tokens + u->ahead.tokens == 0) return;
+    mka_cli_print(bench->cli, "        rows from memory");
+    print_fetched(bench, row, "that it waited for", &u->fetched);
+    print_fetched(bench, row, "sent ahead", &u->ahead);
+    mka_cli_print(bench->cli, "\n");
+}
+
+/* A call's part of long-term rows that stay in memory. */
+static json_t *fetched_json(const mka_bench_row *row, const mka_device_fetched *f) {
+    double each = 1e3 / row->profiled;
+    return json_pack("{s:o, s:o, s:o, s:o, s:o}", "tokens", mka_cli_json_real((double)f->tokens / row->profiled), "bytes",
+                     mka_cli_json_real((double)f->bytes / row->profiled), "ms", mka_cli_json_real(each * f->seconds), "gbps",
+                     mka_cli_json_real(bus_rate(f)), "host_ms", mka_cli_json_real(each * f->host_seconds));
 }
 
 static json_t *device_json(const mka_bench_row *row, const mka_bench_result *r) {
     const mka_device_usage *u = &row->device;
     double each = 1e3 / row->profiled, fraction, rate = kernel_rate(row, r, &fraction);
-    return json_pack(
-        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "kernels",
-        mka_cli_json_real((double)u->kernels / row->profiled), "kernel_ms", mka_cli_json_real(each * u->kernel_seconds), "up_ms",
-        mka_cli_json_real(each * u->up_seconds), "down_ms", mka_cli_json_real(each * u->down_seconds), "wait_ms",
-        mka_cli_json_real(each * u->wait_seconds), "up_bytes", mka_cli_json_real((double)u->up_bytes / row->profiled),
-        "down_bytes", mka_cli_json_real((double)u->down_bytes / row->profiled), "kernel_gbps", mka_cli_json_real(rate),
-        "kernel_fraction", mka_cli_json_real(fraction), "fetched_tokens", mka_cli_json_real((double)u->fetched / row->profiled),
-        "fetch_ms", mka_cli_json_real(each * u->fetch_seconds));
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "kernels",
+                     mka_cli_json_real((double)u->kernels / row->profiled), "kernel_ms",
+                     mka_cli_json_real(each * u->kernel_seconds), "up_ms", mka_cli_json_real(each * u->up_seconds), "down_ms",
+                     mka_cli_json_real(each * u->down_seconds), "wait_ms", mka_cli_json_real(each * u->wait_seconds), "up_bytes",
+                     mka_cli_json_real((double)u->up_bytes / row->profiled), "down_bytes",
+                     mka_cli_json_real((double)u->down_bytes / row->profiled), "kernel_gbps", mka_cli_json_real(rate),
+                     "kernel_fraction", mka_cli_json_real(fraction), "fetched", fetched_json(row, &u->fetched), "ahead",
+                     fetched_json(row, &u->ahead));
 }
 
 void mka_bench_row_json(const mka_bench *bench, const mka_bench_row *row, const mka_bench_result *r, json_t *out) {

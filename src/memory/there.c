@@ -7,6 +7,7 @@
 
 #include "base/status.h"
 #include "there_rows.h"
+#include "tiers_parts.h"
 #include "watch.h"
 
 /* ---- sizes ---- */
@@ -270,28 +271,48 @@ static void count_call(mka_tiers *t, const mka_attend_job *job, int blocks, mka_
     if (contract == MKA_RECALL_CERTIFIED) used->lost_bound = fmax(used->lost_bound, (double)t->shared->plan.recall.eps);
 }
 
-static void run_recall(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, int blocks, const mka_recall *rule, float *out,
-                       float *read) {
+/* A job's recall behind blocks closed blocks; local is room for what it is of the local tier. */
+static mka_recall_job_there recall_job(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, int blocks, mka_attend_job *local) {
     const mka_longterm *l = &t->longterm;
-    mka_attend_job local = *job;
     int segments = blocks / l->segment_blocks;
-    mka_device_longterm_shape shape = shape_there(t);
-    mka_there_rows rows = {.tiers = t, .pool = ops->pool};
-    rows.place = mka_device_ring_place(&shape, &rows.value_at);
-    local.out = out;
-    mka_local_job(&t->local, job->first + job->n, &local);
-    local.skip_from = t->shared->plan.sinks;
-    local.skip_to = mka_tiers_edge(t, blocks);
-    mka_recall_job_there there = {.local = &local,
+    *local = *job;
+    mka_local_job(&t->local, job->first + job->n, local);
+    local->skip_from = t->shared->plan.sinks;
+    local->skip_to = mka_tiers_edge(t, blocks);
+    t->pool = ops->pool;
+    return (mka_recall_job_there){.local = local,
                                   .longterm = t->there,
                                   .segments = segments,
-                                  .rule = rule,
+                                  .rule = &t->shared->plan.recall,
                                   .change = MKA_RECALL_ERROR / sqrtf((float)(segments * l->clusters)),
                                   .value = MKA_RECALL_VALUE,
                                   .tile = MKA_RECALL_TILE,
-                                  .read = read,
                                   .fetch = mka_there_fetch,
-                                  .owner = &rows};
+                                  .owner = t};
+}
+
+/* What the guess of another layer's query comes to, which sees the tokens that are stored there. */
+static mka_recall_job_there expected_job(mka_tiers_shared *s, mka_ops *ops, mka_attend_job *local) {
+    mka_tiers *t = s->expected;
+    mka_attend_job guess = s->guess;
+    int behind = mka_tiers_behind(t, guess.first), blocks = behind < t->longterm.blocks ? behind : t->longterm.blocks;
+    guess.first--;
+    return recall_job(t, ops, &guess, blocks, local);
+}
+
+static void run_recall(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, int blocks, const mka_recall *rule, float *out,
+                       float *read) {
+    mka_tiers_shared *s = t->shared;
+    mka_attend_job local, local_ahead;
+    mka_recall_job_there there = recall_job(t, ops, job, blocks, &local), ahead;
+    local.out = out;
+    there.rule = rule;
+    there.read = read;
+    if (s->expected && job->n == 1) {
+        ahead = expected_job(s, ops, &local_ahead);
+        there.ahead = &ahead;
+    }
+    s->expected = NULL;
     ops->recall(ops, &there);
 }
 
@@ -321,6 +342,18 @@ void mka_there_attend(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, int
     mka_watch_local(t, job, local);
     mka_there_collect(t, ops);
     if (comparing) compare(t, ops, job, blocks);
+}
+
+int mka_tiers_looks_ahead(const mka_tiers *t, int position) {
+    return t->there && t->longterm.blocks > 0 && mka_tiers_behind(t, position) > 0 &&
+           t->shared->plan.recall.contract != MKA_RECALL_DENSE && mka_device_longterm_looks_ahead(t->there);
+}
+
+void mka_tiers_expect(mka_tiers *t, int position, const mka_attend_job *job) {
+    t->shared->expected = t;
+    t->shared->guess = *job;
+    t->shared->guess.first = position;
+    t->shared->guess.n = 1;
 }
 
 void mka_there_collect(mka_tiers *t, mka_ops *ops) {

@@ -5,7 +5,8 @@
  *
  * So a decoded token asks nothing of the host; one in a segment's tokens waits for it. Where the device has no room for all rows
  * (rows_here of the local tier's shape), it has the index and those that were read lately; a call says which others it wants, and
- * the host sends them. What tiers.h says holds here too. */
+ * the host sends them. With one token, a layer's call also says what the next layer's is likely to want (mka_tiers_expect); that
+ * is sent while other things are computed. What tiers.h says holds here too. */
 #ifndef MKA_MEMORY_THERE_H
 #define MKA_MEMORY_THERE_H
 

@@ -5,14 +5,7 @@
 
 #include "tiers.h"
 
-/* Whose rows, and how they are to lie (mka_device_ring_place). */
-typedef struct mka_there_rows {
-    mka_tiers *tiers;
-    mka_pool *pool;
-    size_t place, value_at;
-} mka_there_rows;
-
-/* The fetch of mka_recall_job_there, whose owner is a mka_there_rows. A failure is the tiers'. */
-void mka_there_fetch(void *rows, const mka_device_missing *list, int count, unsigned char *room);
+/* The fetch of mka_recall_job_there, whose owner is a mka_tiers with its pool set. A failure is the tiers'. */
+size_t mka_there_fetch(void *tiers, const mka_device_missing *list, int count, unsigned char *room);
 
 #endif

@@ -101,6 +101,8 @@ int mka_tiers_can_cut(const mka_tiers *t, int length) {
 void mka_tiers_cut(mka_tiers *t, int length) {
     mka_local_truncate(&t->local, length);
     if (!t->shared) return;
+    t->shared->expected = NULL;
+    if (t->there) mka_device_longterm_settle(t->there); /* of the rows as they are */
     int blocks = mka_tiers_behind(t, length - 1);
     if (blocks < t->longterm.blocks || length == 0) mka_longterm_cut(&t->longterm, blocks);
     if (length == 0) t->forgotten = t->shared->plan.sinks;

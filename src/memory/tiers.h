@@ -21,6 +21,7 @@
 
 /* What the layers of a session share. */
 struct mka_watch;
+struct mka_tiers;
 
 typedef struct mka_tiers_shared {
     mka_memory_plan plan;
@@ -30,7 +31,9 @@ typedef struct mka_tiers_shared {
     unsigned char *closing; /* [closers][closing_bytes] segments on their way from one tier to the other */
     size_t closing_bytes;
     int closers;
-    unsigned char *packing; /* with a device: a segment as it lies there, on its way (there.h) */
+    unsigned char *packing;     /* with a device: a segment as it lies there, on its way (there.h) */
+    struct mka_tiers *expected; /* NULL, or tiers whose next query is guessed to be that of guess (mka_tiers_expect) */
+    mka_attend_job guess;
     mka_used used;
     mka_spill *spill;        /* NULL: rows stay in memory */
     atomic_int failed;       /* not 0: a tier could not be written or read; error says why, and results mean nothing */
@@ -48,6 +51,7 @@ typedef struct mka_tiers {
     mka_head_used *heads;       /* NULL, or [kv_heads] while somebody watches; owned */
     mka_device_longterm *there; /* the long-term tier's copy on the device that the local tier is on; NULL: it is not */
     int uncounted;              /* with it: 1: it has counted what nobody has asked for yet */
+    mka_pool *pool;             /* with it: that lays out rows which stay here; NULL before the first call */
     mka_device_counts *counted; /* with it: [kv_heads] what was counted there when it was last asked, and room; owned */
 } mka_tiers;
 
@@ -94,6 +98,14 @@ void mka_tiers_turn_store(mka_tiers *tiers, mka_ops *ops, int first, int n, cons
  * q, out and window are set. weights (NULL: all matter): a query whose weight is 0 need not be answered, and where a run of them
  * has its blocks to itself nothing is read for it; out means nothing there. Blocks close whatever the weights are. */
 void mka_tiers_attend(mka_tiers *tiers, mka_ops *ops, const mka_attend_job *job, const float *weights, int stride);
+
+/* Whether a guess of the query at a position may save time: rows of these tiers come from memory to a device. To be asked once a
+ * query. */
+int mka_tiers_looks_ahead(const mka_tiers *tiers, int position);
+/* Before mka_tiers_attend of one query of the tiers that are asked before these: the query at a position will be about like
+ * job's, whose heads, scale and q are set. Rows that it would want are on their way while other things are computed. No result
+ * depends on it. */
+void mka_tiers_expect(mka_tiers *tiers, int position, const mka_attend_job *job);
 
 /* Closes what the windows of the first length tokens' successors leave behind, as attention would, for tokens that were stored
  * without it. The rows are taken as fit. */

@@ -18,37 +18,50 @@ static void embed(mka_session *s, const int *tokens, int n) {
     }
 }
 
+/* A layer's attention, from x to x. */
+static mka_attention_pass pass_of(mka_session *s, int layer, int n) {
+    const mka_model *m = s->model;
+    const mka_block *b = &m->blocks[layer];
+    mka_ops *ops = mka_session_ops(s, layer);
+    int rope = b->attention.config.rope;
+    float eps = (float)m->sizes.norm_eps;
+    return (mka_attention_pass){.ops = ops,
+                                .layer = &b->attention,
+                                .state = &s->layers[layer],
+                                .scratch = &s->attention,
+                                .first = s->length,
+                                .n = n,
+                                .rope = &m->ropes[rope],
+                                .cosine = s->cosine[rope],
+                                .sine = s->sine[rope],
+                                .mla = s->options.mla,
+                                .level_threshold = s->tiered ? s->options.level_threshold : 0,
+                                .expanded = ops == &s->ops ? &s->expanded : &s->expanded_there,
+                                .x = s->h,
+                                .norm = {s->x, b->attention_norm, eps},
+                                .y = s->y,
+                                .sum = {s->x, b->attention_post_norm, eps}};
+}
+
 /* One layer, from x to x. */
 static void block(mka_session *s, int layer, int n) {
     const mka_model *m = s->model;
     const mka_sizes *sizes = &m->sizes;
     const mka_block *b = &m->blocks[layer];
-    mka_ops *ops = mka_session_ops(s, layer);
-    int rope = b->attention.config.rope, width = (int)sizes->width, ffn = (int)sizes->ffn;
+    int width = (int)sizes->width, ffn = (int)sizes->ffn;
     float eps = (float)sizes->norm_eps;
     const mka_product up[2] = {{&b->gate, NULL, s->h, width, s->gate, ffn}, {&b->up, NULL, s->h, width, s->up, ffn}};
     const mka_product down = {&b->down, NULL, s->gate, ffn, s->y, width};
     const mka_step feed_forward[MKA_AFTER] = {
         {.norm = {s->x, b->ffn_norm, eps}, .count = 2, .products = up, .glu = sizes->arch->gelu ? MKA_GEGLU : MKA_SWIGLU},
         {.count = 1, .products = &down, .sum = {s->x, b->ffn_post_norm, eps}}};
-    mka_attention_pass pass = {.ops = ops,
-                               .layer = &b->attention,
-                               .state = &s->layers[layer],
-                               .scratch = &s->attention,
-                               .first = s->length,
-                               .n = n,
-                               .rope = &m->ropes[rope],
-                               .cosine = s->cosine[rope],
-                               .sine = s->sine[rope],
-                               .mla = s->options.mla,
-                               .level_threshold = s->tiered ? s->options.level_threshold : 0,
-                               .expanded = ops == &s->ops ? &s->expanded : &s->expanded_there,
-                               .x = s->h,
-                               .norm = {s->x, b->attention_norm, eps},
-                               .y = s->y,
-                               .sum = {s->x, b->attention_post_norm, eps},
-                               .after = feed_forward,
-                               .after_count = MKA_AFTER};
+    mka_attention_pass pass = pass_of(s, layer, n), next;
+    pass.after = feed_forward;
+    pass.after_count = MKA_AFTER;
+    if (n == 1 && layer + 1 < s->offloaded) {
+        next = pass_of(s, layer + 1, n);
+        pass.next = &next;
+    }
     mka_variant_get(b->attention.config.variant)->forward(&pass);
 }
 

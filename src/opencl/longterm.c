@@ -94,7 +94,10 @@ mka_status mka_device_longterm_create(mka_device *device, const mka_device_longt
 
 void mka_device_longterm_destroy(mka_device_longterm *l) {
     if (!l) return;
-    clFinish(l->device->queue);
+    pthread_mutex_lock(&l->device->lock);
+    mka_cl_finish(l->device);
+    if (l->device->ahead.asker == l) mka_cl_ring_drop(l->device);
+    pthread_mutex_unlock(&l->device->lock);
     cl_mem buffers[] = {l->index, l->rows, l->frame, l->counts};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) mka_cl_give(l->device, buffers[i]);
     mka_cl_ring_destroy(l);
@@ -129,6 +132,19 @@ void mka_device_longterm_put(mka_device_longterm *l, int head, int segment, cons
     }
     pthread_mutex_lock(&l->device->lock);
     mka_cl_ring_forget(l, head, segment);
+    pthread_mutex_unlock(&l->device->lock);
+}
+
+int mka_device_longterm_looks_ahead(mka_device_longterm *l) {
+    if (!l->shape.ring || l->nv_group) return 0; /* recall_fast.c's kernels list nothing ahead */
+    if (l->ring.patience == 0) return 1;
+    l->ring.patience--;
+    return 0;
+}
+
+void mka_device_longterm_settle(mka_device_longterm *l) {
+    pthread_mutex_lock(&l->device->lock);
+    mka_cl_ring_send_ahead(l);
     pthread_mutex_unlock(&l->device->lock);
 }
 

@@ -10,13 +10,16 @@
 
 /* What is in a ring, and how more gets there. */
 typedef struct mka_cl_ring {
-    cl_mem table, list;          /* uint [kv_heads][segments][clusters]; as recall.cl's missing has it */
-    cl_uint now, listed;         /* what the first two numbers of list are */
-    cl_uint before;              /* now, as it was before the last tokens came */
-    cl_uint limit, most;         /* tokens and clusters that come at once, at most */
-    size_t place;                /* bytes of a token */
-    mka_device_missing *missing; /* [most], after the list's two numbers; owned */
-    cl_kernel plain, nv;         /* missing, recall_missing */
+    cl_mem table, list;  /* uint [kv_heads][segments][clusters]; as recall.cl's missing has it */
+    cl_uint now, listed; /* what the first two numbers of list are */
+    cl_uint before;      /* now, as it was before the last tokens came */
+    cl_uint limit, most; /* tokens and clusters that come at once, at most */
+    cl_uint asks;        /* clusters of the launch that is being made */
+    size_t place;        /* bytes of a token */
+    int patience;        /* queries until rows are sent ahead again */
+    unsigned failures;   /* of the device's, when the ring was last empty */
+    int lost;            /* 1: rows did not come that the table has */
+    cl_kernel plain, nv; /* missing, recall_missing */
 } mka_cl_ring;
 
 struct mka_device_longterm {
@@ -34,20 +37,27 @@ struct mka_device_longterm {
 };
 
 /* Some queries of a job. */
-typedef struct mka_cl_recall_round {
+typedef struct mka_cl_recall_round mka_cl_recall_round;
+struct mka_cl_recall_round {
     mka_mirror *mirror;
     const mka_recall_job_there *job;
     mka_attend_job local; /* of this round's queries */
     mka_device_longterm *longterm;
-    int parts; /* states of the local tier: of all the job's queries */
-    int done;  /* queries of rounds before */
-} mka_cl_recall_round;
+    int parts;                        /* states of the local tier: of all the job's queries */
+    int done;                         /* queries of rounds before */
+    size_t work;                      /* where its states are in scratch, in floats */
+    const mka_cl_recall_round *ahead; /* NULL, or a guess of another tier's next query */
+};
 
 /* The local tier's states from a round's queries on, as arguments: where they are, how many, and rows of each. recall.c */
 void mka_cl_recall_near(mka_cl_call *call, const mka_cl_recall_round *round);
 
 /* The table, as an argument, and what its places are compared with; nothing where all rows are there. ring.c */
 void mka_cl_ring_table(mka_cl_call *call, const mka_device_longterm *longterm);
+
+/* The launch that lists what a guess would want, between mka_cl_ring_begin_ahead and the list's way to the host; its scores are
+ * made. recall.c */
+void mka_cl_recall_list(const mka_cl_recall_round *round);
 
 /* ---- ring.c; the caller holds the lock, but at the first two ---- */
 
@@ -58,12 +68,22 @@ uint64_t mka_cl_ring_bytes(const mka_device_longterm_shape *shape);
 void mka_cl_ring_forget(mka_device_longterm *longterm, int head, int segment);
 /* Segments that are sure to fit at once, whatever is wanted of them. */
 int mka_cl_ring_segments(const mka_device_longterm *longterm);
-/* Arguments of a launch that lists what is missing: the ring's, in its order. */
+/* Arguments of a launch that lists what is missing: the ring's, in its order. begin sends what was asked for ahead. */
 void mka_cl_ring_begin(mka_device_longterm *longterm);
+void mka_cl_ring_begin_ahead(mka_device_longterm *longterm);
 void mka_cl_ring_list(mka_cl_call *call, const mka_device_longterm *longterm);
-/* That launch is queued: fetches what it lists, so that what is queued next finds it. 0: it is more than comes at once, and
- * nothing is there. */
+
+/* ---- ring_send.c; the caller holds the lock ---- */
+
+/* Pairs of a list that come with its length. */
+cl_uint mka_cl_ring_first(const mka_cl_ring *ring);
+/* That launch is queued: fetches what it lists, so that what is queued next finds it; while the list is on its way, the round's
+ * guess is looked at. 0: it is more than comes at once, and nothing is there. */
 int mka_cl_ring_fetch(const mka_cl_recall_round *round);
+/* Sends what was asked for ahead for this tier, if something was and is not sent yet. */
+void mka_cl_ring_send_ahead(mka_device_longterm *longterm);
+/* Nobody will look at the list that was asked for; the queues are empty. */
+void mka_cl_ring_drop(mka_device *device);
 
 /* ---- recall_fast.c ---- */
 

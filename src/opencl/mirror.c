@@ -50,10 +50,9 @@ static mka_status device_settle(mka_ops *ops, mka_error *error) {
     pthread_mutex_lock(&d->lock);
     mka_cl_chain_end(d);
     double begin = mka_cl_now();
-    cl_int code = clFinish(d->queue);
+    cl_int code = mka_cl_finish(d);
     if (code != CL_SUCCESS) mka_cl_fail(d, code, "waiting for it");
     d->usage.wait_seconds += mka_cl_now() - begin;
-    mka_cl_collect(d);
     mka_cl_arrived(ops->mirror);
     if (d->failure.status != MKA_OK) {
         status = mka_fail(error, d->failure.status, "%s", d->failure.message);

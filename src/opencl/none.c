@@ -159,6 +159,15 @@ void mka_device_longterm_put(mka_device_longterm *longterm, int head, int segmen
     (void)longterm, (void)head, (void)segment, (void)index, (void)rows;
 }
 
+int mka_device_longterm_looks_ahead(mka_device_longterm *longterm) {
+    (void)longterm;
+    return 0;
+}
+
+void mka_device_longterm_settle(mka_device_longterm *longterm) {
+    (void)longterm;
+}
+
 void mka_device_longterm_counts(mka_device_longterm *longterm, mka_device_counts *counts) {
     (void)longterm;
     *counts = (mka_device_counts){.keys = 0};

@@ -29,9 +29,8 @@ size_t mka_cl_recall_floats(const mka_device *device, const struct mka_ops_limit
         one = nv > one ? nv : one;
     }
     size_t most = one * (size_t)(l->rows < MOST_QUERIES ? l->rows : MOST_QUERIES);
-    return most < round_floats  ? most
-           : one > round_floats ? one
-                                : round_floats; /* shorter contexts have more queries in a round */
+    size_t round = most < round_floats ? most : one > round_floats ? one : round_floats; /* shorter contexts have more queries */
+    return round > 2 * one ? round : 2 * one; /* a query, and a guess of the next layer's */
 }
 
 void mka_cl_recall_near(mka_cl_call *c, const mka_cl_recall_round *r) {
@@ -42,7 +41,7 @@ void mka_cl_recall_near(mka_cl_call *c, const mka_cl_recall_round *r) {
 }
 
 static void work_operand(mka_cl_call *c, const mka_cl_recall_round *r) {
-    mka_cl_buffer(c, r->mirror->scratch, r->mirror->parts.recall);
+    mka_cl_buffer(c, r->mirror->scratch, r->work);
     mka_cl_int(c, r->local.n);
     mka_cl_int(c, r->local.kv_heads);
     mka_cl_int(c, r->job->segments);
@@ -92,10 +91,8 @@ static int by_effect(const mka_recall *rule) {
     return rule->contract == MKA_RECALL_ESTIMATED && rule->tokens == 0 && rule->share <= 0;
 }
 
-/* Segments from..to - 1; what is missing of them comes first. 0: it is more than comes at once. */
-static int fetch_missing(const mka_cl_recall_round *r, int from, int to) {
+static void list_missing(const mka_cl_recall_round *r, int from, int to) {
     mka_device_longterm *l = r->longterm;
-    mka_cl_ring_begin(l);
     mka_cl_call c = mka_cl_begin(r->mirror, l->ring.plain, "missing");
     mka_cl_buffer(&c, l->index, 0);
     mka_cl_int(&c, l->shape.segments);
@@ -105,6 +102,16 @@ static int fetch_missing(const mka_cl_recall_round *r, int from, int to) {
     mka_cl_int(&c, from);
     work_operand(&c, r);
     mka_cl_run(&c, (size_t)r->mirror->device->lanes, (size_t)(to - from), (size_t)r->local.kv_heads, (size_t)r->local.n);
+}
+
+void mka_cl_recall_list(const mka_cl_recall_round *r) {
+    list_missing(r, 0, r->job->segments);
+}
+
+/* Segments from..to - 1; what is missing of them comes first. 0: it is more than comes at once. */
+static int fetch_missing(const mka_cl_recall_round *r, int from, int to) {
+    mka_cl_ring_begin(r->longterm);
+    list_missing(r, from, to);
     return mka_cl_ring_fetch(r);
 }
 
@@ -125,6 +132,8 @@ static void read_rows(const mka_cl_recall_round *r, int from, int to) {
 
 /* Where rows are in memory: of all segments at once if the ring takes what they miss, else of as many as it is sure to take. */
 static void read_all(const mka_cl_recall_round *r) {
+    mka_cl_recall_round piece = *r;
+    piece.ahead = NULL;
     int segments = r->job->segments, step = r->longterm->shape.ring ? mka_cl_ring_segments(r->longterm) : segments;
     if (!r->longterm->shape.ring || fetch_missing(r, 0, segments)) {
         read_rows(r, 0, segments);
@@ -132,7 +141,7 @@ static void read_all(const mka_cl_recall_round *r) {
     }
     for (int from = 0; from < segments; from += step) {
         int to = segments - from < step ? segments : from + step;
-        fetch_missing(r, from, to);
+        fetch_missing(&piece, from, to);
         read_rows(r, from, to);
     }
 }
@@ -192,12 +201,15 @@ static mka_attend_job part_of(const mka_attend_job *job, int from, int n) {
     return part;
 }
 
-static void run_phases(const mka_cl_recall_round *r) {
+static void score_all(const mka_cl_recall_round *r) {
     prepare(r);
-    if (r->job->rule->contract != MKA_RECALL_DENSE) {
-        score(r);
-        choose(r);
-    }
+    if (r->job->rule->contract == MKA_RECALL_DENSE) return;
+    score(r);
+    choose(r);
+}
+
+static void run_phases(const mka_cl_recall_round *r) {
+    score_all(r);
     read_all(r);
     gather(r);
     tally(r);
@@ -208,6 +220,7 @@ static void run_plain(mka_ops *ops, const mka_cl_recall_round *r) {
     mka_error error;
     mka_recall_job_there job = *r->job;
     mka_cl_recall_round own = *r;
+    if (r->parts == 0) own.ahead = NULL; /* the kernels before have listed that */
     if (build(r->longterm, r->local.heads / r->local.kv_heads, &error) != MKA_OK) {
         mka_cl_keep_failure(r->mirror->device, &error);
         return;
@@ -221,8 +234,26 @@ static void run_plain(mka_ops *ops, const mka_cl_recall_round *r) {
     run_phases(&own);
 }
 
-/* The caller holds the lock. */
-static void run_rounds(mka_ops *ops, const mka_recall_job_there *job, int nv, int most) {
+/* A guess of another tier's next query, whose states lie behind one's of the job. It is scored before the job is, as the local
+ * tiers of both have their states in one place; that is not counted as read. 0: nothing comes of it. */
+static int score_ahead(mka_ops *ops, const mka_recall_job_there *job, size_t one, mka_cl_recall_round *r) {
+    const mka_attend_job *local = job->local;
+    uint64_t bytes = ops->cache_bytes;
+    mka_error error;
+    if (build(job->longterm, local->heads / local->kv_heads, &error) != MKA_OK) return 0; /* its own recall will say so */
+    *r = (mka_cl_recall_round){.mirror = ops->mirror,
+                               .job = job,
+                               .local = *local,
+                               .longterm = job->longterm,
+                               .parts = mka_cl_attend_states(ops, local),
+                               .work = ops->mirror->parts.recall + one};
+    ops->cache_bytes = bytes;
+    score_all(r);
+    return 1;
+}
+
+/* The caller holds the lock. ahead: NULL, or what is to be listed beside the job, which is one query. */
+static void run_rounds(mka_ops *ops, const mka_recall_job_there *job, int nv, int most, const mka_cl_recall_round *ahead) {
     mka_device *d = ops->mirror->device;
     const mka_attend_job *local = job->local;
     int parts = 0;
@@ -232,7 +263,14 @@ static void run_rounds(mka_ops *ops, const mka_recall_job_there *job, int nv, in
         parts = mka_cl_attend_states(ops, local);
     for (int from = 0; from < local->n && d->failure.status == MKA_OK; from += most) {
         int n = local->n - from < most ? local->n - from : most;
-        mka_cl_recall_round r = {ops->mirror, job, part_of(local, from, n), job->longterm, parts, from};
+        mka_cl_recall_round r = {.mirror = ops->mirror,
+                                 .job = job,
+                                 .local = part_of(local, from, n),
+                                 .longterm = job->longterm,
+                                 .parts = parts,
+                                 .done = from,
+                                 .work = ops->mirror->parts.recall,
+                                 .ahead = ahead};
         if (!nv || !mka_cl_recall_nv(&r)) run_plain(ops, &r);
     }
 }
@@ -241,6 +279,7 @@ static void device_recall(mka_ops *ops, const mka_recall_job_there *job) {
     mka_device *d = ops->mirror->device;
     const mka_attend_job *local = job->local;
     int group = local->heads / local->kv_heads, clusters = job->longterm->shape.clusters;
+    mka_cl_recall_round ahead;
     pthread_mutex_lock(&d->lock);
     int nv = mka_cl_recall_nv_serves(ops, job);
     size_t one = query_floats((size_t)local->heads, (size_t)local->kv_heads, local->key_dim, local->value_dim,
@@ -249,7 +288,8 @@ static void device_recall(mka_ops *ops, const mka_recall_job_there *job) {
         size_t fast = mka_cl_recall_nv_floats(group, local->kv_heads, local->key_dim, job->segments, clusters);
         one = job->longterm->shape.ring && one > fast ? one : fast; /* a ring may send it to the plain kernels */
     }
-    run_rounds(ops, job, nv, queries_of(one, local->n));
+    int guess = job->ahead && d->failure.status == MKA_OK && score_ahead(ops, job->ahead, one, &ahead);
+    run_rounds(ops, job, nv, queries_of(one, local->n), guess ? &ahead : NULL);
     pthread_mutex_unlock(&d->lock);
 }
 

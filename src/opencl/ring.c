@@ -1,7 +1,5 @@
-/* ring - long-term rows that stay in the host's memory: which of those that recall wants are not on the device, and getting them
- * there.
- *
- *   missing (a launch): list of clusters -> host: their rows, side by side, in pinned memory -> one write to the ring -> read
+/* ring - long-term rows that stay in the host's memory: those of them that recall wanted lately are on the device, in a ring, and
+ * a table says where. What it wants else is listed by a launch, and sent (ring_send.c).
  *
  * Rows are overwritten in the order in which they came. What one token reads the next one mostly reads too, so that few come. */
 #include <stdlib.h>
@@ -14,7 +12,7 @@ enum {
     PART_OF_ALL = 16,  /* of all tokens, that a ring holds at least */
     PART_AT_ONCE = 4,  /* of the ring, that comes at once at most: what it overwrites was not read for three such parts */
     SMALL_CLUSTER = 4, /* tokens: a list is full where clusters are smaller on average */
-    FIRST_PAIRS = 1024 /* of a list, that come with its length */
+    PART_AHEAD = 4 /* of a list, that is sent ahead at most: about an eighth of the ring, which must not lose what is wanted */
 };
 #define MOST_STAGE ((size_t)64 << 20)
 #define WRAP       ((cl_uint)1 << 30)
@@ -56,35 +54,58 @@ uint64_t mka_cl_ring_bytes(const mka_device_longterm_shape *s) {
 
 /* ---- creation ---- */
 
-/* Memory that the device reads by itself, for one call at a time of all sessions; where there is none, the host waits. */
-static mka_status stage_for(mka_device *d, size_t bytes, mka_error *error) {
-    mka_cl_stage *s = &d->stage;
-    cl_int code;
-    if (bytes <= s->bytes) return MKA_OK;
-    clFinish(d->queue);
-    mka_cl_stage_close(d);
-    s->buffer = clCreateBuffer(d->context, CL_MEM_READ_ONLY | CL_MEM_ALLOC_HOST_PTR, bytes, NULL, &code);
-    if (s->buffer) s->memory = clEnqueueMapBuffer(d->queue, s->buffer, CL_TRUE, CL_MAP_WRITE, 0, bytes, 0, NULL, NULL, &code);
-    if (!s->memory) {
-        if (s->buffer) clReleaseMemObject(s->buffer);
-        s->buffer = NULL;
-        s->memory = malloc(bytes);
+static void unpin(mka_device *d, mka_cl_pinned *p) {
+    if (p->buffer) {
+        clEnqueueUnmapMemObject(d->queue, p->buffer, p->memory, 0, NULL, NULL);
+        clFinish(d->queue);
+        clReleaseMemObject(p->buffer);
+    } else {
+        free(p->memory);
     }
-    if (!s->memory) return mka_fail(error, MKA_NO_MEMORY, "no memory for long-term rows on their way to the device");
-    s->bytes = bytes;
-    return MKA_OK;
+    *p = (mka_cl_pinned){.bytes = 0};
 }
 
-void mka_cl_stage_close(mka_device *d) {
-    mka_cl_stage *s = &d->stage;
-    if (s->buffer) {
-        clEnqueueUnmapMemObject(d->queue, s->buffer, s->memory, 0, NULL, NULL);
-        clFinish(d->queue);
-        clReleaseMemObject(s->buffer);
-    } else {
-        free(s->memory);
+/* The queues are empty. */
+static int pin(mka_device *d, mka_cl_pinned *p, size_t bytes) {
+    cl_int code;
+    if (bytes <= p->bytes) return 1;
+    unpin(d, p);
+    p->buffer = clCreateBuffer(d->context, CL_MEM_READ_WRITE | CL_MEM_ALLOC_HOST_PTR, bytes, NULL, &code);
+    if (p->buffer)
+        p->memory = clEnqueueMapBuffer(d->queue, p->buffer, CL_TRUE, CL_MAP_READ | CL_MAP_WRITE, 0, bytes, 0, NULL, NULL, &code);
+    if (!p->memory) {
+        if (p->buffer) clReleaseMemObject(p->buffer);
+        p->buffer = NULL;
+        p->memory = malloc(bytes);
     }
-    *s = (mka_cl_stage){.bytes = 0};
+    if (p->memory) p->bytes = bytes;
+    return p->memory != NULL;
+}
+
+static void close_stage(mka_device *d, mka_cl_stage *s) {
+    unpin(d, &s->list);
+    unpin(d, &s->rows);
+    if (s->listed) clReleaseEvent(s->listed);
+    if (s->sent) clReleaseEvent(s->sent);
+    *s = (mka_cl_stage){.asker = NULL};
+}
+
+void mka_cl_stages_close(mka_device *d) {
+    close_stage(d, &d->fetching);
+    close_stage(d, &d->ahead);
+    d->arriving = NULL;
+}
+
+/* Room for one call at a time of all sessions, and for what one of them has asked for ahead. */
+static mka_status stages_for(mka_device *d, size_t list, size_t rows, mka_error *error) {
+    mka_cl_stage *const stages[] = {&d->fetching, &d->ahead};
+    if (list <= d->ahead.list.bytes && rows <= d->ahead.rows.bytes) return MKA_OK;
+    mka_cl_finish(d);
+    if (d->ahead.asker) mka_cl_ring_drop(d);
+    for (int i = 0; i < 2; i++)
+        if (!pin(d, &stages[i]->list, list) || !pin(d, &stages[i]->rows, rows))
+            return mka_fail(error, MKA_NO_MEMORY, "no memory for long-term rows on their way to the device");
+    return MKA_OK;
 }
 
 /* An empty table, and a ring that has been round once, so that 0 is no place in it. */
@@ -97,6 +118,8 @@ static void empty(mka_device_longterm *l) {
     if (code != CL_SUCCESS) mka_cl_fail(d, code, "emptying a ring of rows");
     r->now = first[0];
     r->listed = 0;
+    r->lost = 0;
+    r->failures = d->failures;
 }
 
 mka_status mka_cl_ring_create(mka_device_longterm *l, mka_error *error) {
@@ -106,13 +129,11 @@ mka_status mka_cl_ring_create(mka_device_longterm *l, mka_error *error) {
     r->place = mka_device_ring_place(&l->shape, &value_at);
     r->limit = (cl_uint)limit;
     r->most = (cl_uint)(limit / SMALL_CLUSTER);
-    r->missing = malloc(list_bytes(&l->shape));
-    if (!r->missing) return mka_fail(error, MKA_NO_MEMORY, "no memory for a list of rows");
     mka_status status = mka_cl_take(d, (size_t)l->shape.ring * r->place, "a layer's ring of rows", &l->rows, error);
     if (!status) status = mka_cl_take(d, table_bytes(&l->shape), "a layer's table of rows", &r->table, error);
     if (!status) status = mka_cl_take(d, list_bytes(&l->shape), "a list of rows", &r->list, error);
     pthread_mutex_lock(&d->lock);
-    if (!status) status = stage_for(d, limit * r->place, error);
+    if (!status) status = stages_for(d, list_bytes(&l->shape), limit * r->place, error);
     if (!status) empty(l);
     pthread_mutex_unlock(&d->lock);
     return status;
@@ -121,7 +142,6 @@ mka_status mka_cl_ring_create(mka_device_longterm *l, mka_error *error) {
 void mka_cl_ring_destroy(mka_device_longterm *l) {
     mka_cl_give(l->device, l->ring.table);
     mka_cl_give(l->device, l->ring.list);
-    free(l->ring.missing);
 }
 
 /* ---- use ---- */
@@ -144,71 +164,27 @@ void mka_cl_ring_table(mka_cl_call *c, const mka_device_longterm *l) {
     mka_cl_int(c, (int)(l->ring.before - (cl_uint)l->shape.ring + l->ring.limit));
 }
 
+/* What came before a failure may not have come. */
+static void begin(mka_device_longterm *l, cl_uint asks) {
+    mka_cl_ring *r = &l->ring;
+    if (r->lost || r->failures != l->device->failures || r->now >= WRAP) empty(l);
+    r->before = r->now;
+    r->asks = asks;
+}
+
 void mka_cl_ring_begin(mka_device_longterm *l) {
-    if (l->ring.now >= WRAP) empty(l);
-    l->ring.before = l->ring.now;
+    mka_cl_ring_send_ahead(l);
+    begin(l, l->ring.most);
+}
+
+void mka_cl_ring_begin_ahead(mka_device_longterm *l) {
+    begin(l, l->ring.most / PART_AHEAD);
 }
 
 void mka_cl_ring_list(mka_cl_call *c, const mka_device_longterm *l) {
     const mka_cl_ring *r = &l->ring;
     mka_cl_buffer(c, r->table, 0);
     mka_cl_buffer(c, r->list, 0);
-    const cl_uint numbers[] = {r->now, r->listed, r->limit, r->most};
+    const cl_uint numbers[] = {r->now, r->listed, r->limit, r->asks};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) mka_cl_int(c, (int)numbers[i]);
-}
-
-/* Waits. */
-static int read_list(mka_device_longterm *l, size_t from, size_t count, void *to) {
-    mka_device *d = l->device;
-    double begin = mka_cl_now();
-    if (d->failure.status != MKA_OK) return 0;
-    cl_int code = clEnqueueReadBuffer(d->queue, l->ring.list, CL_TRUE, from * sizeof(cl_uint), count * sizeof(cl_uint), to, 0,
-                                      NULL, mka_cl_time(d, MKA_CL_DOWN));
-    d->usage.wait_seconds += mka_cl_now() - begin;
-    d->usage.down_bytes += count * sizeof(cl_uint);
-    if (code == CL_SUCCESS) return 1;
-    mka_cl_fail(d, code, "a list of rows from it");
-    return 0;
-}
-
-static void write_ring(mka_device_longterm *l, size_t slot, size_t count, const unsigned char *from) {
-    mka_device *d = l->device;
-    size_t place = l->ring.place;
-    if (count == 0 || d->failure.status != MKA_OK) return;
-    double begin = mka_cl_now();
-    cl_int code = clEnqueueWriteBuffer(d->queue, l->rows, d->stage.buffer ? CL_FALSE : CL_TRUE, slot * place, count * place, from,
-                                       0, NULL, mka_cl_time(d, MKA_CL_UP));
-    if (code != CL_SUCCESS) mka_cl_fail(d, code, "long-term rows to it");
-    if (!d->stage.buffer) d->usage.wait_seconds += mka_cl_now() - begin;
-    d->usage.up_bytes += count * place;
-}
-
-/* The list has been written after all that the stage was used for: it is free. */
-int mka_cl_ring_fetch(const mka_cl_recall_round *round) {
-    mka_device_longterm *l = round->longterm;
-    mka_device *d = l->device;
-    mka_cl_ring *r = &l->ring;
-    cl_uint *list = (cl_uint *)r->missing, first = r->most < FIRST_PAIRS ? r->most : FIRST_PAIRS;
-    if (!read_list(l, 0, 2 + 2 * first, list)) return 1; /* nothing matters any more */
-    cl_uint now = list[0], listed = list[1], tokens = now - r->now, count = listed - r->listed;
-    size_t slot = r->now % (cl_uint)l->shape.ring, before = (size_t)l->shape.ring - slot; /* the ring's end */
-    r->listed = listed;
-    mka_cl_arrived(round->mirror);
-    if (tokens > r->limit || count > r->most) { /* places that were given are as if a turn old */
-        r->now = now + (cl_uint)l->shape.ring;
-        cl_int code = clEnqueueWriteBuffer(d->queue, r->list, CL_TRUE, 0, sizeof r->now, &r->now, 0, NULL, NULL);
-        if (code != CL_SUCCESS) mka_cl_fail(d, code, "emptying a ring of rows");
-        return 0;
-    }
-    r->now = now;
-    if (count > first && !read_list(l, 2 + 2 * first, 2 * (count - first), list + 2 + 2 * first)) return 1;
-    if (count == 0) return 1;
-    double begin = mka_cl_now();
-    round->job->fetch(round->job->owner, (const mka_device_missing *)(list + 2), (int)count, d->stage.memory);
-    d->usage.fetch_seconds += mka_cl_now() - begin;
-    d->usage.fetched += tokens;
-    if (before > tokens) before = tokens;
-    write_ring(l, slot, before, d->stage.memory);
-    write_ring(l, 0, tokens - before, d->stage.memory + before * r->place);
-    return 1;
 }

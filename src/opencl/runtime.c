@@ -36,6 +36,7 @@ const char *mka_cl_error_name(cl_int code, char *text) {
 
 void mka_cl_fail(mka_device *device, cl_int code, const char *what) {
     char text[24];
+    device->failures++;
     if (device->failure.status != MKA_OK) return;
     int memory = code == CL_MEM_OBJECT_ALLOCATION_FAILURE || code == CL_OUT_OF_RESOURCES || code == CL_OUT_OF_HOST_MEMORY;
     mka_fail(&device->failure, memory ? MKA_NO_MEMORY : MKA_IO, "%s: %s failed (%s)%s", device->info.name, what,
@@ -43,6 +44,7 @@ void mka_cl_fail(mka_device *device, cl_int code, const char *what) {
 }
 
 void mka_cl_keep_failure(mka_device *device, const mka_error *failure) {
+    device->failures++;
     if (device->failure.status == MKA_OK) device->failure = *failure;
 }
 
@@ -95,23 +97,31 @@ static mka_status open_queue(mka_device *d, const mka_cl_found *found, mka_error
     cl_context_properties properties[] = {CL_CONTEXT_PLATFORM, (cl_context_properties)found->platform, 0};
     d->context = clCreateContext(properties, 1, &d->id, NULL, NULL, &code);
     if (code == CL_SUCCESS) d->queue = clCreateCommandQueue(d->context, d->id, 0, &code);
+    if (code == CL_SUCCESS) d->transfers = clCreateCommandQueue(d->context, d->id, 0, &code);
     if (code != CL_SUCCESS) return mka_fail(error, MKA_IO, "%s cannot be used: %s", d->info.name, mka_cl_error_name(code, text));
     return MKA_OK;
 }
 
-/* Profiling is a queue's: another one takes its place. */
+/* Profiling is a queue's: others take their places. */
 mka_status mka_device_profile(mka_device *d, int on, mka_error *error) {
     char text[24];
-    cl_int code;
+    cl_int code, other = CL_SUCCESS;
+    cl_command_queue_properties properties = on ? CL_QUEUE_PROFILING_ENABLE : 0;
     pthread_mutex_lock(&d->lock);
     mka_cl_chain_end(d);
-    clFinish(d->queue);
-    mka_cl_collect(d);
-    cl_command_queue queue = clCreateCommandQueue(d->context, d->id, on ? CL_QUEUE_PROFILING_ENABLE : 0, &code);
+    mka_cl_finish(d);
+    cl_command_queue queue = clCreateCommandQueue(d->context, d->id, properties, &code),
+                     transfers = clCreateCommandQueue(d->context, d->id, properties, &other);
+    if (code == CL_SUCCESS) code = other;
     if (code == CL_SUCCESS) {
         clReleaseCommandQueue(d->queue);
+        clReleaseCommandQueue(d->transfers);
         d->queue = queue;
+        d->transfers = transfers;
         d->profile = on;
+    } else {
+        if (queue) clReleaseCommandQueue(queue);
+        if (transfers) clReleaseCommandQueue(transfers);
     }
     pthread_mutex_unlock(&d->lock);
     return code == CL_SUCCESS ? mka_succeed(error)
@@ -179,10 +189,10 @@ mka_status mka_device_open(mka_engine *engine, const char *name, uint64_t memory
 
 void mka_device_close(mka_device *d) {
     if (!d) return;
-    if (d->queue) clFinish(d->queue);
-    mka_cl_collect(d);
+    if (d->queue && d->transfers) mka_cl_finish(d);
     mka_cl_programs_close(&d->programs);
-    mka_cl_stage_close(d);
+    mka_cl_stages_close(d);
+    if (d->transfers) clReleaseCommandQueue(d->transfers);
     if (d->queue) clReleaseCommandQueue(d->queue);
     if (d->context) clReleaseContext(d->context);
     pthread_mutex_destroy(&d->lock);

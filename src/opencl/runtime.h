@@ -1,4 +1,5 @@
-/* runtime - an OpenCL device in use: one context and one queue in order, so that commands need no events between them.
+/* runtime - an OpenCL device in use: one context and one queue in order, so that commands need no events between them; and a
+ * second one beside it, for long-term rows on their way there (ring.c).
  *
  * Sessions of one engine share the device. A command's arguments belong to its kernel object, so that a thread holds the lock
  * from the first argument until the command is queued; nothing waits under it but transfers of operands. It may be taken twice by
@@ -18,7 +19,8 @@ enum { MKA_CL_ALIGN = 256 }; /* bytes: where planes and tensors begin */
 /* Tokens of a head in a ring (ring.c): the bench's want 19,000 of 128K for a query, mostly those of the query before. */
 enum { MKA_CL_RING = 32768 };
 
-typedef enum mka_cl_kind { MKA_CL_KERNEL, MKA_CL_UP, MKA_CL_DOWN, MKA_CL_KINDS } mka_cl_kind;
+/* FETCHED and AHEAD: rows that a ring gets, on the second queue. */
+typedef enum mka_cl_kind { MKA_CL_KERNEL, MKA_CL_UP, MKA_CL_DOWN, MKA_CL_FETCHED, MKA_CL_AHEAD, MKA_CL_KINDS } mka_cl_kind;
 
 /* The kernels of products with one type of weights. */
 typedef enum mka_cl_product_kind {
@@ -42,18 +44,27 @@ typedef struct mka_cl_times {
     int count;
 } mka_cl_times;
 
-/* Memory that long-term rows pass through on their way. ring.c */
-typedef struct mka_cl_stage {
-    cl_mem buffer; /* NULL: memory is not one that the device reads by itself */
-    unsigned char *memory;
+/* Memory that the device reads and writes by itself, where the driver has some. ring.c */
+typedef struct mka_cl_pinned {
+    cl_mem buffer; /* NULL: memory is the host's own */
+    void *memory;
     size_t bytes;
+} mka_cl_pinned;
+
+/* Lists of long-term rows on their way from the device, and the rows on their way there. ring_send.c */
+typedef struct mka_cl_stage {
+    mka_cl_pinned list, rows;
+    cl_event listed, sent;      /* what list and rows are part of until then; NULL: nothing */
+    mka_device_longterm *asker; /* whose list it is, until that was looked at; NULL: there is none */
+    mka_fetch_rows *fetch;      /* of the asker */
+    void *owner;
 } mka_cl_stage;
 
 struct mka_device {
     mka_engine *engine;
     cl_device_id id;
     cl_context context;
-    cl_command_queue queue;
+    cl_command_queue queue, transfers;
     mka_device_info info;
     char identity[512]; /* device, platform, versions: what a compiled program depends on */
     size_t local_memory;
@@ -71,9 +82,12 @@ struct mka_device {
     pthread_mutex_t lock;
     mka_cl_programs programs;
     mka_cl_times times;
-    mka_cl_stage stage;
+    mka_cl_stage fetching, ahead; /* of what is waited for, and of what is not */
+    cl_event arriving;            /* the last write of transfers, if no command of queue waits for it yet; the stage's */
+    int moving;                   /* 1: transfers may not be empty */
     mka_device_usage usage;
     mka_error failure; /* status MKA_OK: none */
+    unsigned failures; /* so far */
 };
 
 /* Work-items that share a row of a whole model's width. */
@@ -103,12 +117,15 @@ void mka_cl_keep_failure(mka_device *device, const mka_error *failure);
 mka_status mka_cl_take(mka_device *device, size_t bytes, const char *what, cl_mem *buffer, mka_error *error);
 void mka_cl_give(mka_device *device, cl_mem buffer);
 
-/* The queue is empty. ring.c */
-void mka_cl_stage_close(mka_device *device);
+/* The queues are empty. ring.c */
+void mka_cl_stages_close(mka_device *device);
 
 /* Where the next command's event goes (NULL: nobody wants its time), and what is known once it is queued. usage.c */
 cl_event *mka_cl_time(mka_device *device, mka_cl_kind kind);
-void mka_cl_collect(mka_device *device); /* the queue is empty */
+/* The same of a command that was queued with an event of its caller's. */
+void mka_cl_time_of(mka_device *device, mka_cl_kind kind, cl_event event);
+/* Waits until both queues are empty, and adds up the times. */
+cl_int mka_cl_finish(mka_device *device);
 double mka_cl_now(void);
 
 #endif

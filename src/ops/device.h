@@ -125,6 +125,11 @@ void mka_device_longterm_frame(mka_device_longterm *longterm, int first, int cou
 /* A segment's bytes, laid out as above; copied. rows are not looked at where the tier has a ring. Failures are the device's,
  * which the next settle returns. */
 void mka_device_longterm_put(mka_device_longterm *longterm, int head, int segment, const void *index, const void *rows);
+/* Whether recall would send rows ahead if it were given a guess of the next query: those come from memory, and the last guess did
+ * not want too many. To be asked once a query. */
+int mka_device_longterm_looks_ahead(mka_device_longterm *longterm);
+/* Rows that were asked for ahead come now, if they have not yet: those in memory are about to change. */
+void mka_device_longterm_settle(mka_device_longterm *longterm);
 /* What a head's queries have read since the longterm was made: keys and values of tokens, tiles of 32 mean values, and the share
  * of the softmax that was not read, times 2^32. counts [kv_heads]; waits for the device. */
 typedef struct mka_device_counts {

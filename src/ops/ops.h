@@ -77,21 +77,28 @@ static inline int mka_near_from(const mka_attend_near *near, int position) {
     return near->keys && from <= position ? from : position + 1;
 }
 
+/* Lays the rows of count clusters, of tiers that keep them in memory, out in room (device.h). Returns how many tokens room has
+ * then, up to the last; 0: they cannot be had, and the owner knows why. */
+typedef size_t mka_fetch_rows(void *owner, const mka_device_missing *list, int count, unsigned char *room);
+
 /* Attention over a cache on a device and the segments of its long-term tier, which hold the positions that the local job skips:
  * the operation of src/memory/recall.h on a device, with the numbers by which it chooses. */
-typedef struct mka_recall_job_there {
+typedef struct mka_recall_job_there mka_recall_job_there;
+struct mka_recall_job_there {
     const mka_attend_job *local; /* key_first 0, no window, m NULL; out is finished */
     mka_device_longterm *longterm;
     int segments;
     const mka_recall *rule;
-    float change; /* estimated: what leaving a cluster unread may change the output by */
-    float value;  /* the part of it up to which a token's value is not read, */
-    float tile;   /* and the multiple up to which the mean values of a tile are not */
-    float *read;  /* NULL, or [n][heads]: gets the logarithm of the partition sum of what was read */
-    /* where the tier's rows stay in memory: lays out the rows of count clusters in room (device.h) */
-    void (*fetch)(void *owner, const mka_device_missing *list, int count, unsigned char *room);
-    void *owner;
-} mka_recall_job_there;
+    float change;          /* estimated: what leaving a cluster unread may change the output by */
+    float value;           /* the part of it up to which a token's value is not read, */
+    float tile;            /* and the multiple up to which the mean values of a tile are not */
+    float *read;           /* NULL, or [n][heads]: gets the logarithm of the partition sum of what was read */
+    mka_fetch_rows *fetch; /* where the tier's rows stay in memory */
+    void *owner;           /* which lives as long as longterm */
+    /* NULL, or another tier's recall by one query that is a guess of its next one: rows that it would want are sent while other
+     * commands run. Nothing is computed by it, and no result depends on it. */
+    const mka_recall_job_there *ahead;
+};
 
 enum { MKA_MOST_LEVELS = 3 };
 

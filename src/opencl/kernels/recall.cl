@@ -355,6 +355,7 @@ kernel void choose(global const float *partial, ulong partial_at, int parts, int
 #define BATCH (LANES < 32 ? 32 : LANES) /* tokens at once */
 #define TILES (CLUSTERS / TILE)
 #define TAKEN 0xffffffffu /* a cluster that is about to get a place */
+#define NOBODY 0xffffffffu
 #define HERE(place, oldest) ((place) != TAKEN && (place) - (oldest) < RING)
 
 int wanted(const work_place *w, ulong first, int segment, int c, global const uchar *index, int contract, int by_effect) {
@@ -566,7 +567,7 @@ void add_bounds(const reading *d, const work_place *w, ulong first, int segment)
  *
  * list: the next place, which is now at first; how many clusters were listed, as many as `listed` before; then a pair for each of
  * up to most new ones: its number in table, and its place less now. More than most clusters or limit tokens: the list has a part
- * of them alone, and the places that were given mean nothing. */
+ * of them alone, and NOBODY where one has no room; those that it does not have got no place. */
 #if RING
 kernel void missing(global const uchar *index, ulong index_at, int capacity, int contract, int by_effect,
                     volatile global uint *table, ulong table_at, volatile global uint *list, ulong list_at, uint now, uint listed,
@@ -586,8 +587,8 @@ kernel void missing(global const uchar *index, ulong index_at, int capacity, int
         if (atomic_cmpxchg(&table[c], old, TAKEN) != old) continue; /* another query's group has it */
         uint at = atomic_add(list, tokens) - now, i = atomic_inc(list + 1) - listed;
         int fits = i < most && at + tokens <= limit;
-        if (fits) {
-            list[2 + 2 * i] = (uint)(place * CLUSTERS) + (uint)c;
+        if (i < most) {
+            list[2 + 2 * i] = fits ? (uint)(place * CLUSTERS) + (uint)c : NOBODY;
             list[3 + 2 * i] = at;
         }
         atomic_xchg(&table[c], fits ? now + at : 0u);
