@@ -125,7 +125,7 @@ static void a_good_guess(void **state) {
 static void guesses_change_nothing(void **state) {
     (void)state;
     need_device();
-    const int length = sized(9900, 1500);
+    const int length = sized(5900, 1500);
     mka_memory_options o = options(length + 100);
     float q[NUMBERS], guess[NUMBERS], with[2][NUMBERS], without[2][NUMBERS];
     uint64_t seed = 9;
@@ -137,7 +137,7 @@ static void guesses_change_nothing(void **state) {
     rows_stay_here(&o);
     mka_memory *other = make(&o, length);
     mka_device_usage before = usage();
-    for (int i = 0; i < sized(60, 6); i++) {
+    for (int i = 0; i < sized(32, 6); i++) {
         make_query(&seed, q);
         for (int j = 0; j < NUMBERS; j++)
             guess[j] = i % 4 == 0 ? q[j] : i % 4 == 1 ? q[j] + reference_random(&seed) : i % 4 == 2 ? 0 : 40 * q[j];

@@ -37,8 +37,10 @@ static void ask_rows(const mka_longterm *l, const mka_device_missing *m) {
     rows r = rows_of(l, m);
     size_t at = (size_t)(r.from % MKA_BLOCK),
            n = (size_t)(r.to - r.from) < MKA_BLOCK - at ? (size_t)(r.to - r.from) : MKA_BLOCK - at;
+    size_t record = mka_longterm_record(l, r.head, r.segment * l->segment_blocks + r.from / MKA_BLOCK);
+    mka_records_ask(&l->records, record);
     if (!records) return;
-    records += mka_longterm_record(l, r.head, r.segment * l->segment_blocks + r.from / MKA_BLOCK) * l->records.bytes;
+    records += record * l->records.bytes;
     const unsigned char *keys = records + at * l->key_row, *values = records + MKA_BLOCK * l->key_row + at * l->value_row;
     for (size_t i = 0; i < LINES && 64 * i < n * l->key_row; i++) __builtin_prefetch(keys + 64 * i);
     for (size_t i = 0; i < LINES && 64 * i < n * l->value_row; i++) __builtin_prefetch(values + 64 * i);
