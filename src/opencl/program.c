@@ -73,7 +73,7 @@ static const char *source_of(const char *file) {
     return "";
 }
 
-enum { PARTS = 6 };
+enum { PARTS = 7 };
 
 /* What the files of a family share: FAMILY_nv before FAMILY_MORE_nv; "" where there is none. */
 static const char *family_of(const char *file) {
@@ -92,9 +92,10 @@ static void sources_of(const char *file, const char *parts[PARTS]) {
     parts[0] = source_of(length > 3 && !strcmp(file + length - 3, "_nv") ? "nv" : "common");
     parts[1] = chain ? source_of("gemv_nv") : family_of(file);
     parts[2] = decode ? source_of("attend_rows_nv") : "";
-    parts[3] = decode ? source_of("attend_parts_nv") : "";
-    parts[4] = chain ? source_of("attend_decode_nv") : "";
-    parts[5] = source_of(file);
+    parts[3] = decode ? source_of("attend_products_nv") : "";
+    parts[4] = decode ? source_of("attend_parts_nv") : "";
+    parts[5] = chain ? source_of("attend_decode_nv") : "";
+    parts[6] = source_of(file);
 }
 
 static void path_of(const mka_device *d, const char *file, const char *options, char *path, size_t room) {

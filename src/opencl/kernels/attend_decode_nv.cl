@@ -2,8 +2,9 @@
  *
  *   out_h = sum_t softmax_t(scale q_h . k_t) v_t      for all query heads (and tokens, up to 16 rows) of a key/value head at once
  *
- * Owns decoding on devices with mma.m16n8k16 (compute capability 8.0 and later), over rows that attend_rows reads and with states
- * that attend_parts joins: no barrier in the loop. Build options: those of both; WARPS (even) and SUB, 16-token steps a turn.
+ * Owns decoding on devices with mma.m16n8k16 (compute capability 8.0 and later), over rows that attend_rows reads and
+ * attend_products multiplies, with states that attend_parts joins: no barrier in the loop. Build options: theirs; SUB, 16-token
+ * steps a turn.
  *
  * Fastest where the device has one group a compute unit: with a group more on some, those finish late, and each part costs the
  * merge. */
