@@ -24,9 +24,9 @@ typedef struct {
     float sums[NT][4]; /* q4: of weights times scales */
 } state;
 
-#define LANE_PART                                                                                                                \
-    (NT * MT * 128) /* floats of O^T as lanes hold them, four side by side: dims g and g + 8 of queries 2t, 2t + 1 */
-#define PART       (R * VALUE_DIM) /* of O as a part has them */
+/* Floats of O^T as lanes hold them, four side by side: dims g and g + 8 of queries 2t, 2t + 1; of O as a part has them. */
+#define LANE_PART  (NT * MT * 128)
+#define PART       (R * VALUE_DIM)
 #define QUERY_ROWS (8 * NT)
 
 /* ---- the warps of a group ---- */

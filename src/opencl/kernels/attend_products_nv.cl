@@ -11,10 +11,12 @@
  *
  * Build options: those of attend_rows; TURNED: rows are turned and queries are not yet. */
 #if !defined(CHAIN) || defined(KEY_TYPE)
+
 /* ---- queries: row r is query head r % GROUP of token r / GROUP ---- */
 
-#define QUERY_LD                                                                                                                 \
-    (KEY_DIM + 4) /* floats from row to row in local memory, where lanes of a quad and rows have banks of their own */
+/* Floats from row to row in local memory, where rows and lanes of a quad have banks of their own; numbers of a row that a lane
+ * has; rows that a warp has. */
+#define QUERY_LD     (KEY_DIM + 4)
 #define LANE_NUMBERS ((KEY_DIM + 31) / 32)
 #define WARP_QUERIES ((R + WARPS - 1) / WARPS)
 
@@ -94,7 +96,8 @@ static inline void take_queries(const local float *rows, uint ld, float scale, u
 
 /* ---- products ---- */
 
-/* Nibbles likewise, nibble n with n + 4: 64 + nibble for n = 1, 16 + nibble for the others. */
+/* Eight nibbles to pairs of halves by an exponent over them, as byte_pairs does, nibble n with n + 4: 64 + nibble for n = 1, 16 +
+ * nibble for the others. */
 static inline void nibble_pairs(uint eight, uint pairs[4]) {
     pairs[0] = ((eight << 6) & 0x03c003c0u) | 0x4c004c00u;
     pairs[1] = (eight & 0x00f000f0u) | 0x54005400u;
