@@ -6,9 +6,13 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <ucontext.h>
+#include <unistd.h>
 
-enum { WARP = 32, STACK = 1 << 17, MOST_AREAS = 16, MOST_ROUNDS = 1 << 20 };
+enum { WARP = 32, STACK = 1 << 17, MOST_AREAS = 16, MOST_ROUNDS = 1 << 20, PATIENCE = 120 /* seconds */ };
 
 static struct {
     ucontext_t outside, item[LANES_WIDEST];
@@ -195,6 +199,25 @@ void lanes_check(unsigned long address, int bytes) {
     stop("a load is from nobody's memory");
 }
 
+/* ---- groups that run at once ---- */
+
+void lanes_add(unsigned long *to, unsigned long x) {
+    __atomic_add_fetch(to, x, __ATOMIC_SEQ_CST);
+}
+
+unsigned lanes_come(unsigned *came) {
+    return __atomic_fetch_add(came, 1, __ATOMIC_SEQ_CST);
+}
+
+unsigned lanes_all_came(const unsigned *came, unsigned groups) {
+    time_t since = time(NULL);
+    while (__atomic_load_n(came, __ATOMIC_SEQ_CST) < groups) {
+        if (time(NULL) - since > PATIENCE) stop("groups wait for others that do not come");
+        usleep(200);
+    }
+    return 1;
+}
+
 /* ---- OpenCL's own ---- */
 
 typedef float float4 __attribute__((vector_size(16)));
@@ -252,18 +275,15 @@ BUILTIN(unsigned, lanes_atomic_add, "_Z10atomic_addPU7CLlocalVjj", volatile unsi
     return old;
 }
 BUILTIN(unsigned, lanes_atomic_add_global, "_Z10atomic_addPU8CLglobalVjj", volatile unsigned *to, unsigned x) {
-    unsigned old = *to;
-    *to = old + x;
-    return old;
+    return __atomic_fetch_add(to, x, __ATOMIC_SEQ_CST);
 }
 BUILTIN(unsigned, lanes_atomic_inc_global, "_Z10atomic_incPU8CLglobalVj", volatile unsigned *to) {
-    return (*to)++;
+    return __atomic_fetch_add(to, 1, __ATOMIC_SEQ_CST);
 }
 BUILTIN(unsigned, lanes_atomic_exchange_global, "_Z14atomic_cmpxchgPU8CLglobalVjjj", volatile unsigned *to, unsigned old,
         unsigned x) {
-    unsigned was = *to;
-    if (was == old) *to = x;
-    return was;
+    __atomic_compare_exchange_n(to, &old, x, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    return old; /* what was there */
 }
 BUILTIN(void, lanes_store, "_Z7vstore4Dv4_fmPU8CLglobalf", float4 x, size_t at, float *to) {
     memcpy(to + 4 * at, &x, sizeof x);
@@ -315,4 +335,50 @@ const char *lanes_run(void (*kernel)(const void *user), const void *user, int lo
             for (all.group[0] = 0; all.group[0] < x && !all.wrong; all.group[0]++) run_group(local);
     free(all.stacks);
     return all.wrong;
+}
+
+void *lanes_shared(size_t bytes) {
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return NULL;
+    lanes_allow(p, bytes);
+    return p;
+}
+
+/* A process for every group, whose local memory is its own; told is what they have in common. */
+static int start_groups(int local, size_t count, char *told, size_t room) {
+    size_t started = 0;
+    for (size_t i = 0; i < count; i++) {
+        pid_t child = fork();
+        if (child > 0) started++;
+        if (child != 0) continue;
+        all.group[0] = i % all.groups[0];
+        all.group[1] = i / all.groups[0] % all.groups[1];
+        all.group[2] = i / all.groups[0] / all.groups[1];
+        run_group(local);
+        if (all.wrong) strncpy(told, all.wrong, room - 1);
+        _exit(0);
+    }
+    int ended = 1;
+    for (size_t i = 0; i < started; i++) {
+        int status;
+        if (wait(&status) < 0 || !WIFEXITED(status)) ended = 0;
+    }
+    return ended && started == count;
+}
+
+const char *lanes_run_together(void (*kernel)(const void *user), const void *user, int local, size_t x, size_t y, size_t z) {
+    static char wrong[120];
+    const size_t groups[3] = {x, y, z};
+    char *told = mmap(NULL, sizeof wrong, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (told == MAP_FAILED) return "no memory that groups have in common";
+    all.stacks = malloc((size_t)LANES_WIDEST * STACK);
+    memcpy(all.groups, groups, sizeof groups);
+    all.kernel = kernel;
+    all.user = user;
+    all.wrong = NULL;
+    int ended = all.stacks && start_groups(local, x * y * z, told, sizeof wrong);
+    free(all.stacks);
+    memcpy(wrong, told, sizeof wrong);
+    munmap(told, sizeof wrong);
+    return wrong[0] ? wrong : ended ? NULL : "a group's process did not end well";
 }

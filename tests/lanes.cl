@@ -11,6 +11,9 @@ uint lanes_sub2(uint a, uint b);
 uint lanes_fma2(uint a, uint b, uint c);
 float lanes_half(uint bits);
 void lanes_check(ulong address, int bytes); /* aligned, and within what the kernel was given */
+void lanes_add(global ulong *to, ulong x);
+uint lanes_come(global uint *came);
+uint lanes_all_came(global const uint *came, uint groups);
 
 static inline void multiply(float c[4], uint a0, uint a1, uint a2, uint a3, const uint b[2]) {
     const uint a[4] = {a0, a1, a2, a3};
@@ -71,29 +74,33 @@ static inline float2 fresh2(global const float2 *from) {
     return *from;
 }
 static inline void add_whole(global ulong *to, ulong x) {
-    *to += x; /* groups run one after the other */
+    lanes_add(to, x);
 }
 static inline int arrive(global uint *arrived, uint groups, local uint *last) {
     barrier(CLK_GLOBAL_MEM_FENCE);
     if (get_local_id(0) == 0) {
-        *last = ++*arrived == groups;
+        *last = lanes_come(arrived) == groups - 1;
         if (*last) *arrived = 0;
     }
     barrier(CLK_GLOBAL_MEM_FENCE);
     return *last;
 }
-/* One group is all there are; copies are there at once. */
 static inline void come(global uint *came) {
-    ++*came;
+    lanes_come(came);
 }
 static inline uint all_came(global const uint *came, uint groups, ulong patience) {
-    return *came == groups;
+    return lanes_all_came(came, groups);
 }
 static inline void in_vain(global uint *where, int told) {
     *where = 1;
 }
+/* Copies are there at once. */
 static inline void ask_for(global const uchar *from) {
     lanes_check((ulong)from, 4);
+}
+static inline void ask_for_bytes(global const uchar *from, uint bytes) {
+    lanes_check((ulong)from, 16);
+    for (uint i = 0; i < bytes; i += 16) lanes_check((ulong)from + i, 16);
 }
 static inline void stream16(local uchar *to, global const uchar *from) {
     lanes_check((ulong)from, 16);

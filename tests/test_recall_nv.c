@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include <cmocka.h>
 #include <mka/device.h>
@@ -20,44 +21,32 @@
 #include "opencl/longterm.h"
 #include "reference_model.h"
 
-typedef void score_kernel(const float *q, size_t q_at, float scale, const float *frame, size_t frame_at, const void *index,
-                          size_t index_at, int capacity, int far_parts, int near_parts, float *work, size_t work_at,
-                          const void *keys, size_t keys_at, const void *values, size_t values_at, int near_capacity, int gap_from,
-                          int gap, int seen);
-typedef void read_kernel(const void *index, size_t index_at, const void *rows, size_t rows_at, int capacity, int segments,
-                         const unsigned *table, size_t table_at, unsigned now, int run, int near_parts, const float *near,
-                         size_t near_at, int near_count, int near_rows, float change, float value, float tile, float *work,
-                         size_t work_at, unsigned *arrived, size_t arrived_at, float *out, size_t out_at,
+/* What both kernels begin with. */
+#define COMMON                                                                                                                   \
+    const float *q, size_t q_at, float scale, const float *frame, size_t frame_at, const void *index, size_t index_at,           \
+        const void *rows, size_t rows_at, int capacity, int segments, int run, int kv_heads, int pair_from, const void *keys,    \
+        size_t keys_at, const void *values, size_t values_at, int near_capacity, int gap_from, int gap, int seen,                \
+        const float *near, size_t near_at, int near_count, int near_rows, float change, float tile, float *work, size_t work_at, \
+        unsigned *came, size_t came_at, unsigned long patience
+typedef void read_kernel(COMMON, const unsigned *table, size_t table_at, unsigned oldest, float *out, size_t out_at,
                          mka_device_counts *counts, size_t counts_at);
-
-typedef void missing_kernel(const void *index, size_t index_at, int capacity, int segments, int run, int near_parts,
-                            const float *near, size_t near_at, int near_count, int near_rows, float change, float *work,
-                            size_t work_at, unsigned *table, size_t table_at, unsigned *list, size_t list_at, unsigned now,
+typedef void missing_kernel(COMMON, unsigned *table, size_t table_at, unsigned *list, size_t list_at, unsigned now,
                             unsigned listed, unsigned limit, unsigned most);
 
-/* One build of the kernels for each shape: meson.build has the same list. */
-#define SHAPE(n)                                                                                                                 \
-    extern score_kernel recall_score_##n;                                                                                        \
-    extern read_kernel recall_read_##n;
-SHAPE(0)
-SHAPE(1)
-SHAPE(2)
-SHAPE(3)
-SHAPE(4)
-SHAPE(5)
+/* One build of the kernels for each shape: meson.build has the same list. run: segments of a group, at most. */
+extern read_kernel recall_read_0, recall_read_1, recall_read_2, recall_read_3, recall_read_4, recall_read_5;
 extern missing_kernel recall_missing_4, recall_missing_5;
 static const struct {
-    int heads, kv_heads, dim, window, context;
-    score_kernel *score;
+    int heads, kv_heads, dim, window, context, run;
     read_kernel *read;
     int ring;
     missing_kernel *missing;
-} shapes[] = {{7, 1, 128, 1024, 9250, recall_score_0, recall_read_0, 0, NULL},
-              {14, 2, 64, 64, 2000, recall_score_1, recall_read_1, 0, NULL},
-              {32, 2, 128, 256, 2500, recall_score_2, recall_read_2, 0, NULL},
-              {4, 1, 256, 320, 2500, recall_score_3, recall_read_3, 0, NULL},
-              {7, 1, 128, 1024, 9250, recall_score_4, recall_read_4, 32768, recall_missing_4},
-              {14, 2, 64, 64, 2000, recall_score_5, recall_read_5, 8192, recall_missing_5}};
+} shapes[] = {{7, 1, 128, 1024, 9250, 4, recall_read_0, 0, NULL},
+              {14, 2, 64, 64, 2000, 8, recall_read_1, 0, NULL},
+              {32, 2, 128, 256, 2500, 4, recall_read_2, 0, NULL},
+              {4, 1, 256, 320, 2500, 2, recall_read_3, 0, NULL},
+              {7, 1, 128, 1024, 9250, 2, recall_read_4, 32768, recall_missing_4},
+              {14, 2, 64, 64, 2000, 8, recall_read_5, 8192, recall_missing_5}};
 
 enum { PIECE = 250, WORDS = 40, MOST_QUERIES = 2 };
 
@@ -104,40 +93,48 @@ typedef struct arguments {
     const float *q, *frame;
     float scale, change;
     unsigned char *index, *rows, *keys, *values;
-    int capacity, segments, run, far, near, near_capacity, gap_from, gap, seen;
+    int capacity, segments, run, parts, kv_heads, pair_from, near_capacity, gap_from, gap, seen;
     float *work, *out;
-    unsigned *arrived;
+    unsigned *came;
     mka_device_counts *counts;
     unsigned *table, *list, listed; /* of a ring */
     unsigned char *places;
 } arguments;
 
-static void score_item(const void *user) {
-    const arguments *a = user;
-    shapes[a->shape].score(a->q, 0, a->scale, a->frame, 0, a->index, 0, a->capacity, a->far, a->near, a->work, 0, a->keys, 0,
-                           a->values, 0, a->near_capacity, a->gap_from, a->gap, a->seen);
-}
+#define GIVEN(a)                                                                                                                 \
+    a->q, 0, a->scale, a->frame, 0, a->index, 0, a->places ? a->places : a->rows, 0, a->capacity, a->segments, a->run,           \
+        a->kv_heads, a->pair_from, a->keys, 0, a->values, 0, a->near_capacity, a->gap_from, a->gap, a->seen, a->work, 0, 0, 1,   \
+        a->change, a->change *MKA_RECALL_TILE, a->work, 0, a->came, 0, 0
 
 static void read_item(const void *user) {
     const arguments *a = user;
     unsigned oldest = (unsigned)shapes[a->shape].ring / 2;
-    shapes[a->shape].read(a->index, 0, a->places ? a->places : a->rows, 0, a->capacity, a->segments, a->table, 0, oldest, a->run,
-                          a->near, a->work, 0, 0, 1, a->change, MKA_RECALL_VALUE, a->change * MKA_RECALL_TILE, a->work, 0,
-                          a->arrived, 0, a->out, 0, a->counts, 0);
+    shapes[a->shape].read(GIVEN(a), a->table, 0, oldest, a->out, 0, a->counts, 0);
 }
 
 static void missing_item(const void *user) {
     const arguments *a = user;
     unsigned ring = (unsigned)shapes[a->shape].ring;
-    shapes[a->shape].missing(a->index, 0, a->capacity, a->segments, a->run, a->near, a->work, 0, 0, 1, a->change, a->work, 0,
-                             a->table, 0, a->list, 0, ring, a->listed, ring / 2, ring / 8);
+    shapes[a->shape].missing(GIVEN(a), a->table, 0, a->list, 0, ring, a->listed, ring / 2, ring / 8);
 }
 
+/* Of what is given back: its beginning, and bytes before it. */
+enum { HEAD = 256 };
+
 static void *zeros(size_t bytes) {
-    void *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
-    memset(p, 0, (bytes + 255) / 256 * 256);
-    lanes_allow(p, bytes);
-    return p;
+    size_t whole = HEAD + (bytes + 255) / 256 * 256;
+    unsigned char *p = lanes_shared(whole);
+    if (!p) fail_msg("no memory of %zu bytes", whole);
+    memcpy(p, &whole, sizeof whole);
+    return p + HEAD;
+}
+
+static void give_back(void *p) {
+    size_t whole;
+    if (!p) return;
+    unsigned char *start = (unsigned char *)p - HEAD;
+    memcpy(&whole, start, sizeof whole);
+    munmap(start, whole);
 }
 
 static void *copy_of(mka_device *d, cl_mem buffer) {
@@ -148,12 +145,12 @@ static void *copy_of(mka_device *d, cl_mem buffer) {
     return p;
 }
 
-/* As recall_fast.c launches them, with segments of a group as given. */
+/* As recall_fast.c launches them, with segments of a group as given, and a group that has none. */
 static arguments arguments_of(const filled *f, size_t shape, int n, int run, const float *q) {
     const mka_tiers *t = &f->memory->layers[0].tiers;
     const mka_device_longterm *l = t->there;
     const mka_device_cache *c = t->local.device;
-    int clusters = t->longterm.clusters, each = clusters / 32 * 16, skipped = t->longterm.blocks * MKA_BLOCK;
+    int clusters = t->longterm.clusters, skipped = t->longterm.blocks * MKA_BLOCK;
     int group = f->options.heads / f->options.kv_heads, first = mka_memory_length(f->memory, 0) - n;
     arguments a = {.shape = shape, .q = q, .run = run, .segments = t->longterm.blocks / t->longterm.segment_blocks};
     a.frame = copy_of(l->device, l->frame), a.index = copy_of(l->device, l->index), a.rows = copy_of(l->device, l->rows);
@@ -161,16 +158,15 @@ static arguments arguments_of(const filled *f, size_t shape, int n, int run, con
     a.scale = 1 / sqrtf((float)f->options.head_dim);
     a.change = MKA_RECALL_ERROR / sqrtf((float)(a.segments * clusters));
     a.capacity = l->shape.segments;
-    a.far = (a.segments + run - 1) / run;
+    a.parts = (a.segments + run - 1) / run + 1;
+    a.kv_heads = f->options.kv_heads;
     a.near_capacity = c->capacity, a.gap_from = f->options.plan.sinks, a.gap = skipped - c->base, a.seen = first - skipped + 1;
-    a.near = (a.seen + n - 1 + each - 1) / each;
     size_t rows = (size_t)mka_pad(group, 8), pairs = (size_t)(n * f->options.kv_heads), dim = (size_t)f->options.head_dim,
-           parts = (size_t)(a.far + a.near);
-    size_t floats = pairs * (rows * (dim + 1) + (size_t)a.segments * rows * (4 + (size_t)clusters) +
-                             parts * (rows * 4 + (size_t)group * dim));
+           listed = (size_t)(shapes[shape].run * l->shape.segment);
+    size_t floats = pairs * (size_t)a.parts * (rows * 6 + (size_t)group * dim + 1 + listed);
     a.work = zeros(floats * sizeof(float));
     for (size_t i = 0; i < floats; i++) a.work[i] = NAN; /* nothing is read that was not written */
-    a.arrived = zeros(pairs * sizeof *a.arrived);
+    a.came = zeros(pairs * sizeof *a.came);
     a.counts = zeros((size_t)f->options.kv_heads * sizeof *a.counts);
     a.out = zeros(pairs * (size_t)group * dim * sizeof *a.out);
     if (shapes[shape].ring) {
@@ -191,12 +187,12 @@ static void release(arguments *a) {
                    a->values,
                    a->work,
                    a->out,
-                   a->arrived,
+                   a->came,
                    a->counts,
                    a->table,
                    a->list,
                    a->places};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) give_back(all[i]);
     lanes_allow_nothing();
 }
 
@@ -221,27 +217,34 @@ static void fetch(const filled *f, const arguments *a) {
     }
 }
 
+static int items(const arguments *a) {
+    int heads = shapes[a->shape].heads / shapes[a->shape].kv_heads;
+    return mka_pad(heads, 8) / 8 * shapes[a->shape].dim <= 128 ? 512 : 256;
+}
+
 /* The clusters that the query wants get places, and none a second time. */
-static const char *run_missing(const filled *f, arguments *a, size_t heads, int n) {
-    const char *wrong = lanes_run(missing_item, a, LANES_MOST, (size_t)a->far, heads, (size_t)n);
+static const char *run_missing(const filled *f, arguments *a, size_t pairs) {
+    const char *wrong = lanes_run_together(missing_item, a, items(a), (size_t)a->parts, pairs, 1);
     if (wrong) return wrong;
     assert_true(a->list[1] > 0);
     fetch(f, a);
     unsigned listed = a->list[1];
     a->listed = listed;
-    wrong = lanes_run(missing_item, a, LANES_MOST, (size_t)a->far, heads, (size_t)n);
+    wrong = lanes_run_together(missing_item, a, items(a), (size_t)a->parts, pairs, 1);
     assert_int_equal(a->list[1], listed);
     return wrong;
 }
 
+/* In two launches where there is no ring and there is more than a pair. */
 static void run_kernels(const filled *f, arguments *a, int n) {
-    size_t heads = (size_t)f->options.kv_heads;
-    int clusters = f->memory->layers[0].tiers.longterm.clusters;
-    const char *wrong = lanes_run(score_item, a, clusters, (size_t)(a->near + a->segments), heads, (size_t)n);
-    if (!wrong && a->table) wrong = run_missing(f, a, heads, n);
-    if (!wrong) wrong = lanes_run(read_item, a, LANES_MOST, (size_t)a->far, heads, (size_t)n);
+    size_t all = (size_t)(f->options.kv_heads * n), first = a->table ? all : (all + 1) / 2;
+    const char *wrong = NULL;
+    if (a->table) wrong = run_missing(f, a, all);
+    if (!wrong) wrong = lanes_run_together(read_item, a, items(a), (size_t)a->parts, first, 1);
+    a->pair_from = (int)first;
+    if (!wrong && all > first) wrong = lanes_run_together(read_item, a, items(a), (size_t)a->parts, all - first, 1);
     if (wrong) fail_msg("shape %zu: %s", a->shape, wrong);
-    for (size_t i = 0; i < heads * (size_t)n; i++) assert_int_equal(a->arrived[i], 0);
+    for (size_t i = 0; i < all; i++) assert_int_equal(a->came[i], 0);
 }
 
 static void compare(filled *f, size_t shape, int n, int run) {
@@ -260,11 +263,12 @@ static void compare(filled *f, size_t shape, int n, int run) {
         apart += (double)(a.out[i] - want[i]) * (double)(a.out[i] - want[i]);
         size += (double)want[i] * (double)want[i];
     }
-    if (!(sqrt(apart / size) < 2e-3)) fail_msg("shape %zu: off by %g of its size", shape, sqrt(apart / size));
+    /* the plain kernels leave out values that weigh little, which are read here */
+    if (!(sqrt(apart / size) < 4e-3)) fail_msg("shape %zu: off by %g of its size", shape, sqrt(apart / size));
     for (int h = 0; h < f->options.kv_heads; h++) sum.keys += a.counts[h].keys, sum.values += a.counts[h].values;
     if (a.list && n == 1) assert_int_equal(a.list[0] - (unsigned)shapes[shape].ring, sum.keys);
     double keys = (double)used.scored_tokens, values = (double)used.read_tokens;
-    assert_true(fabs((double)sum.keys - keys) <= 2 + 0.02 * keys && fabs((double)sum.values - values) <= 2 + 0.02 * values);
+    assert_true(fabs((double)sum.keys - keys) <= 2 + 0.02 * keys && sum.values == sum.keys && keys >= values);
     release(&a);
     free(q);
     free(want);

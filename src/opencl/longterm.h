@@ -32,7 +32,7 @@ struct mka_device_longterm {
     int group;          /* query heads of a key/value head that the kernels are for; 0: they are not built yet */
     MKA_CL_RECALL(MKA_CL_FIELD)
     int nv_group; /* the same of recall_nv.cl */
-    cl_kernel nv_score, nv_score_near, nv_read;
+    cl_kernel nv_read;
     mka_cl_ring ring; /* with shape.ring */
 };
 
@@ -88,10 +88,13 @@ void mka_cl_ring_drop(mka_device *device);
 /* ---- recall_fast.c ---- */
 
 /* Whether these kernels have a place for the job (and the compiler takes them; the log says when not), and whether they read its
- * local tier too; what one query takes of scratch; and one round, whose parts are 0 where they do. The caller holds the lock. */
+ * local tier too; queries of a round; floats of scratch, within limits and for a job; and one round, whose parts are 0 where they
+ * read the local tier. The caller holds the lock. */
 int mka_cl_recall_nv_serves(const mka_ops *ops, const mka_recall_job_there *job);
 int mka_cl_recall_nv_near(const mka_recall_job_there *job);
-size_t mka_cl_recall_nv_floats(int group, int kv_heads, int dim, int segments, int clusters);
+int mka_cl_recall_nv_queries(const mka_recall_job_there *job);
+size_t mka_cl_recall_nv_floats(const mka_device *device, const struct mka_ops_limits *limits);
+size_t mka_cl_recall_nv_work(const mka_recall_job_there *job);
 /* Returns 0, of a ring, where more rows are wanted than it takes at once: nothing was done. */
 int mka_cl_recall_nv(const mka_cl_recall_round *round);
 

@@ -75,27 +75,22 @@ static const char *source_of(const char *file) {
 
 enum { PARTS = 7 };
 
-/* What the files of a family share: FAMILY_nv before FAMILY_MORE_nv; "" where there is none. */
-static const char *family_of(const char *file) {
-    char name[64];
-    const char *end = strchr(file, '_');
-    if (!end || !strcmp(end, "_nv")) return "";
-    snprintf(name, sizeof name, "%.*s_nv", (int)(end - file), file);
-    return source_of(name);
-}
+/* What comes before a file, besides NVIDIA's instructions or the stored types. */
+static const struct {
+    const char *file, *before[PARTS - 2];
+} made_of[] = {{"attend_decode_nv", {"attend_rows_nv", "attend_products_nv", "attend_parts_nv"}},
+               {"chain_nv", {"gemv_nv", "attend_rows_nv", "attend_products_nv", "attend_parts_nv", "attend_decode_nv"}},
+               {"recall_read_nv", {"recall_nv", "recall_score_nv", "recall_choose_nv", "recall_join_nv"}}};
 
 /* A program's source: NVIDIA's instructions where the file's name ends in _nv, else the stored types; what it is made of besides;
  * the file. */
 static void sources_of(const char *file, const char *parts[PARTS]) {
-    size_t length = strlen(file);
-    int chain = !strcmp(file, "chain_nv"), decode = chain || !strcmp(file, "attend_decode_nv");
+    size_t length = strlen(file), count = sizeof made_of / sizeof *made_of, of = 0;
+    while (of < count && strcmp(made_of[of].file, file) != 0) of++;
     parts[0] = source_of(length > 3 && !strcmp(file + length - 3, "_nv") ? "nv" : "common");
-    parts[1] = chain ? source_of("gemv_nv") : family_of(file);
-    parts[2] = decode ? source_of("attend_rows_nv") : "";
-    parts[3] = decode ? source_of("attend_products_nv") : "";
-    parts[4] = decode ? source_of("attend_parts_nv") : "";
-    parts[5] = chain ? source_of("attend_decode_nv") : "";
-    parts[6] = source_of(file);
+    for (size_t i = 0; i < PARTS - 2; i++)
+        parts[1 + i] = of < count && made_of[of].before[i] ? source_of(made_of[of].before[i]) : "";
+    parts[PARTS - 1] = source_of(file);
 }
 
 static void path_of(const mka_device *d, const char *file, const char *options, char *path, size_t room) {

@@ -14,6 +14,10 @@ static size_t query_floats(size_t heads, size_t kv_heads, int key_dim, int value
     return heads * ((size_t)key_dim + ROW_STATE) + segments * segment;
 }
 
+static size_t larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
 static int queries_of(size_t floats, int rows) {
     size_t fit = round_floats / floats, most = rows < MOST_QUERIES ? (size_t)rows : MOST_QUERIES;
     return fit < 1 ? 1 : fit > most ? (int)most : (int)fit;
@@ -24,13 +28,10 @@ size_t mka_cl_recall_floats(const mka_device *device, const struct mka_ops_limit
     size_t segments = ((size_t)l->context + (size_t)l->segment - 1) / (size_t)l->segment;
     size_t heads = (size_t)l->head_rows * (size_t)l->kv_heads;
     size_t one = query_floats(heads, (size_t)l->kv_heads, l->key_dim, l->value_dim, segments, (size_t)l->clusters);
-    if (device->nv) {
-        size_t nv = mka_cl_recall_nv_floats(l->head_rows, l->kv_heads, l->key_dim, (int)segments, l->clusters);
-        one = nv > one ? nv : one;
-    }
-    size_t most = one * (size_t)(l->rows < MOST_QUERIES ? l->rows : MOST_QUERIES);
-    size_t round = most < round_floats ? most : one > round_floats ? one : round_floats; /* shorter contexts have more queries */
-    return round > 2 * one ? round : 2 * one; /* a query, and a guess of the next layer's */
+    size_t most = one * (size_t)(l->rows < MOST_QUERIES ? l->rows : MOST_QUERIES), first = one;
+    if (device->nv) first = larger(one, mka_cl_recall_nv_floats(device, l));
+    if (most > round_floats) most = larger(one, round_floats); /* shorter contexts have more queries in a round */
+    return larger(most, first + one);                          /* a query, and a guess of the next layer's */
 }
 
 void mka_cl_recall_near(mka_cl_call *c, const mka_cl_recall_round *r) {
@@ -234,9 +235,9 @@ static void run_plain(mka_ops *ops, const mka_cl_recall_round *r) {
     run_phases(&own);
 }
 
-/* A guess of another tier's next query, whose states lie behind one's of the job. It is scored before the job is, as the local
- * tiers of both have their states in one place; that is not counted as read. 0: nothing comes of it. */
-static int score_ahead(mka_ops *ops, const mka_recall_job_there *job, size_t one, mka_cl_recall_round *r) {
+/* A guess of another tier's next query, whose states lie behind those of the job, from `first` on. It is scored before the job
+ * is, as the local tiers of both have their states in one place; that is not counted as read. 0: nothing comes of it. */
+static int score_ahead(mka_ops *ops, const mka_recall_job_there *job, size_t first, mka_cl_recall_round *r) {
     const mka_attend_job *local = job->local;
     uint64_t bytes = ops->cache_bytes;
     mka_error error;
@@ -246,7 +247,7 @@ static int score_ahead(mka_ops *ops, const mka_recall_job_there *job, size_t one
                                .local = *local,
                                .longterm = job->longterm,
                                .parts = mka_cl_attend_states(ops, local),
-                               .work = ops->mirror->parts.recall + one};
+                               .work = ops->mirror->parts.recall + first};
     ops->cache_bytes = bytes;
     score_all(r);
     return 1;
@@ -278,18 +279,19 @@ static void run_rounds(mka_ops *ops, const mka_recall_job_there *job, int nv, in
 static void device_recall(mka_ops *ops, const mka_recall_job_there *job) {
     mka_device *d = ops->mirror->device;
     const mka_attend_job *local = job->local;
-    int group = local->heads / local->kv_heads, clusters = job->longterm->shape.clusters;
+    size_t one = query_floats((size_t)local->heads, (size_t)local->kv_heads, local->key_dim, local->value_dim,
+                              (size_t)job->segments, (size_t)job->longterm->shape.clusters);
     mka_cl_recall_round ahead;
     pthread_mutex_lock(&d->lock);
-    int nv = mka_cl_recall_nv_serves(ops, job);
-    size_t one = query_floats((size_t)local->heads, (size_t)local->kv_heads, local->key_dim, local->value_dim,
-                              (size_t)job->segments, (size_t)clusters);
-    if (nv) {
-        size_t fast = mka_cl_recall_nv_floats(group, local->kv_heads, local->key_dim, job->segments, clusters);
-        one = job->longterm->shape.ring && one > fast ? one : fast; /* a ring may send it to the plain kernels */
+    int nv = mka_cl_recall_nv_serves(ops, job), most = queries_of(one, local->n);
+    if (nv) { /* what a ring has no room for goes to the plain kernels */
+        int fast = mka_cl_recall_nv_queries(job);
+        most = fast < most || !job->longterm->shape.ring ? fast : most;
+        most = most > MOST_QUERIES ? MOST_QUERIES : most;
     }
-    int guess = job->ahead && d->failure.status == MKA_OK && score_ahead(ops, job->ahead, one, &ahead);
-    run_rounds(ops, job, nv, queries_of(one, local->n), guess ? &ahead : NULL);
+    size_t first = nv ? larger(one, mka_cl_recall_nv_work(job)) : one;
+    int guess = job->ahead && d->failure.status == MKA_OK && score_ahead(ops, job->ahead, first, &ahead);
+    run_rounds(ops, job, nv, most, guess ? &ahead : NULL);
     pthread_mutex_unlock(&d->lock);
 }
 

@@ -143,7 +143,8 @@ static int capability_of(cl_device_id id) {
 static void try_nv(mka_device *d) {
     mka_error error;
     cl_kernel kernel;
-    if (capability_of(d->id) < LEAST_CAPABILITY) return;
+    d->capability = capability_of(d->id);
+    if (d->capability < LEAST_CAPABILITY) return;
     pthread_mutex_lock(&d->lock);
     d->nv = mka_cl_kernel(d, "gemm_nv", "gemm", &kernel, &error, "-DWTYPE=%d", (int)MKA_F16) == MKA_OK;
     d->blocked = d->nv;

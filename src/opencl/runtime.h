@@ -73,6 +73,7 @@ struct mka_device {
     int profile;
     int nv;             /* 1: NVIDIA's, whose compiler takes the instructions of nv.cl: kernels *_nv.cl where they may serve */
     int ring_least;     /* tokens of a head that a ring of long-term rows holds at least (ring.c) */
+    int capability;     /* of NVIDIA's, times ten; 0: it is none of theirs */
     int recall_refused; /* 1: its compiler did not take recall_nv.cl, which was said */
     int blocked;        /* 1: weights of some types lie in blocks (repack.c); does not change once there are models */
     cl_kernel products[MKA_TYPE_LIMIT][MKA_CL_PRODUCT_KINDS]; /* NULL: not built yet */

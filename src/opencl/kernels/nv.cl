@@ -102,22 +102,23 @@ static inline void load(global const uchar *from, int bytes, uint *to) {
         asm volatile("ld.global" CONSTANT ".L1::no_allocate.L2::128B.u32 %0, [%1];" : "=r"(to[0]) : "l"(p));
 }
 
-/* Reads of other groups' stores: past the first-level cache. */
+/* Reads of what other groups stored, after they have met or arrived, whose fence empties the first-level cache; in the order in
+ * which they stand. */
 static inline float fresh(global const float *from) {
     float x;
-    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(x) : "l"((ulong)from));
+    asm volatile("ld.global.f32 %0, [%1];" : "=f"(x) : "l"((ulong)from));
     return x;
 }
 
 static inline float4 fresh4(global const float *from) {
     float4 x;
-    asm volatile("ld.global.cg.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "l"((ulong)from));
+    asm volatile("ld.global.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "l"((ulong)from));
     return x;
 }
 
 static inline float2 fresh2(global const float2 *from) {
     float2 x;
-    asm volatile("ld.global.cg.v2.f32 {%0,%1}, [%2];" : "=f"(x.x), "=f"(x.y) : "l"((ulong)from));
+    asm volatile("ld.global.v2.f32 {%0,%1}, [%2];" : "=f"(x.x), "=f"(x.y) : "l"((ulong)from));
     return x;
 }
 
@@ -172,6 +173,15 @@ static inline void in_vain(global uint *where, int told) {
 /* Memory is to have this line near at hand. */
 static inline void ask_for(global const uchar *from) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"((ulong)from));
+}
+
+/* The same of bytes in a row, by one work-item: both are multiples of 16. BULK: the device has an instruction for it. */
+static inline void ask_for_bytes(global const uchar *from, uint bytes) {
+#if BULK
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"((ulong)from), "r"(bytes) : "memory");
+#else
+    for (uint i = 0; i < bytes; i += 128) ask_for(from + i);
+#endif
 }
 
 /* Pairs of halves: a - b, a b + c. */

@@ -1,29 +1,37 @@
-/* recall, NVIDIA - what recall_score_nv.cl and recall_read_nv.cl share, and come after: attention of one query token at a time over a long-term tier, by the default rule: what src/memory/recall.h
- * computes, in two launches (kernels/recall.cl has every other rule and shape):
+/* recall, NVIDIA - what recall_score_nv.cl and recall_read_nv.cl share, and come after: attention of one query token over a
+ * long-term tier, by the default rule: what src/memory/recall.h computes, in one launch (kernels/recall.cl has every other rule
+ * and shape).
  *
- *   recall_score   a group a segment: the query turned, all centroids scored on the matrix unit, their weights' sum;
- *                  before these, where LOCAL is set, groups that each attend to some tokens of the local tier
- *   recall_read    a group some segments of a head: what the head's clusters weigh together, which are read, their rows, and mean
- *                  values for the others; the last group of a head makes all states, and the local tier's, the attention
+ * `parts` groups serve a query of a key/value head, which is a pair. A group has some of its segments and some tokens of the
+ * local tier:
+ *
+ *   the query turned, centroids scored on the matrix unit, the local tier's tokens attended to; sums of weights
+ *   -- the pair's groups meet --
+ *   which clusters are read, by what all weigh together; their tokens listed
+ *   -- they meet again; meanwhile mean values of the others --
+ *   an equal share of all that was listed is read; the last group of a pair makes all states the attention
+ *
+ * What a warp scored it keeps in registers until the end. Lists have a place for every group and shares are counted out, so that
+ * results do not depend on who comes first. A launch has no more groups than compute units, of as many work-items as a
+ * unit's registers allow, so that all of them run at once; one that waits in vain fails.
  *
  * Owns decoding and prompts on devices with mma.m16n8k16, for rows and index in q8, KEY_DIM = VALUE_DIM 64, 128 or 256, GROUP up
- * to
- * 16. LOCAL: the local tier is in f16 and read here; else its states come from a launch before. Scores and weights are in
+ * to 16. The local tier is in f16 and read here; else its states come from a launch before. Scores and weights are in
  * logarithms to base 2. Rows and centroids come from memory to registers, as in attend_decode_nv.cl, whose operands these are
  * too: a lane (g = lane / 4, t = lane % 4) has tokens g, g + 8 of a step of 16 and queries 2t, 2t + 1, and of values dims 4 g..
  * of every 32 of tokens 2t, 2t + 1, 2t + 8, 2t + 9. Rounded to f16: queries, weights, those of codes times their scales.
+ * All tokens of a cluster that is read are read, values too: leaving some out, as the CPU does, would be one wait more.
  *
  * Weights are relative to the estimated partition sum of the whole, which every group knows before it reads: sums of different
  * groups need no common maximum, unless some token's weight is far above all estimates.
  *
- * work, floats from work_at on, pairs = n * kv_heads, R8 = GROUP padded to 8, parts = far_parts and then those of the local tier:
+ * RUN: segments of a group, at most. work, floats from work_at on, R8 = GROUP padded to 8, of a launch's pairs:
  *
- *   [pairs][R8][KEY_DIM]            turned queries
- *   [pairs][R8]                     their products with the centre
- *   [pairs][segments][R8][4]        m, z, gain of a segment
- *   [pairs][segments][CLUSTERS][R8] scores
- *   [pairs][parts][R8][4]           m, z, unread of a part, and ints of row 0..2: keys, values and tiles read
- *   [pairs][parts][GROUP][VALUE_DIM]   its sums
+ *   [pairs][parts][R8][4]              m, z, unread of a part, and ints of row 0, 1: tokens and tiles read
+ *   [pairs][parts][R8][2]              m, z before any is read
+ *   [pairs][parts][GROUP][VALUE_DIM]   sums
+ *   uint [pairs][parts]                tokens listed
+ *   uint [pairs][parts][RUN * SEGMENT] which: of all the head's segments' rows; with RING their places in it
  */
 #define D      KEY_DIM
 #define R      GROUP
@@ -58,18 +66,26 @@
 #define VALUE_SCALES (VALUES + UP(SEGMENT * D))
 #define ROWS_BYTES   (VALUE_SCALES + UP(SEGMENT * D / 16))
 
+/* Warps that a group's registers allow, and their work-items. */
+#define WARPS  (D * NT <= 128 ? 16 : 8)
+#define ITEMS  (WARPS * 32)
+#define LISTED (RUN * SEGMENT)
+
 typedef struct {
-    global float *x, *offset, *state, *scores, *part, *acc;
+    global float *part, *sums, *acc;
+    global uint *tokens, *list;
 } place;
 
-static inline place place_work(global float *work, uint pairs, uint segments, uint parts) {
+/* Of a pair. */
+static inline place place_work(global float *work, uint pair_at, uint pairs, uint parts) {
     place p;
-    p.x = work;
-    p.offset = p.x + (size_t)pairs * R8 * D;
-    p.state = p.offset + (size_t)pairs * R8;
-    p.scores = p.state + (size_t)pairs * segments * R8 * 4;
-    p.part = p.scores + (size_t)pairs * segments * CLUSTERS * R8;
-    p.acc = p.part + (size_t)pairs * parts * R8 * 4;
+    size_t all = (size_t)pairs * parts, at = (size_t)pair_at * parts;
+    p.part = work + at * R8 * 4;
+    p.sums = work + all * R8 * 4 + at * R8 * 2;
+    p.acc = work + all * R8 * 6 + at * R * D;
+    global uint *numbers = (global uint *)(work + all * (R8 * 6 + R * D));
+    p.tokens = numbers + at;
+    p.list = numbers + all + at * LISTED;
     return p;
 }
 
@@ -117,27 +133,27 @@ typedef struct {
     float above[NT][GROUPS][2];
 } queries;
 
-#define LOAD_QUERIES(name, space)                                                                                                \
-    static inline void name(space const float *from, queries *q) {                                                               \
-        uint g = get_local_id(0) % 32 / 4, t = get_local_id(0) % 4;                                                              \
-        const uint ones = 0x3c003c00u;                                                                                           \
-        _Pragma("unroll") for (int n = 0; n < NT; n++) {                                                                         \
-            _Pragma("unroll") for (int s = 0; s < MT; s++) {                                                                     \
-                float4 v = *(space const float4 *)(from + (8 * n + g) * D + s / 2 * 32 + 8 * t + 4 * (s % 2)) * LOG2E;           \
-                q->x[n][s][0] = pair(v.x, v.y);                                                                                  \
-                q->x[n][s][1] = pair(v.z, v.w);                                                                                  \
-            }                                                                                                                    \
-            _Pragma("unroll") for (int j = 0; j < GROUPS; j++) {                                                                 \
-                float c[4] = {0, 0, 0, 0};                                                                                       \
-                multiply(c, ones, ones, ones, ones, q->x[n][2 * j]);                                                             \
-                multiply(c, ones, ones, ones, ones, q->x[n][2 * j + 1]);                                                         \
-                q->above[n][j][0] = -1152 * c[0];                                                                                \
-                q->above[n][j][1] = -1152 * c[1];                                                                                \
-            }                                                                                                                    \
-        }                                                                                                                        \
+static inline void load_queries(const local float *from, queries *q) {
+    uint g = get_local_id(0) % 32 / 4, t = get_local_id(0) % 4;
+    const uint ones = 0x3c003c00u;
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+#pragma unroll
+        for (int s = 0; s < MT; s++) {
+            float4 v = *(const local float4 *)(from + (8 * n + g) * D + s / 2 * 32 + 8 * t + 4 * (s % 2)) * LOG2E;
+            q->x[n][s][0] = pair(v.x, v.y);
+            q->x[n][s][1] = pair(v.z, v.w);
+        }
+#pragma unroll
+        for (int j = 0; j < GROUPS; j++) {
+            float c[4] = {0, 0, 0, 0};
+            multiply(c, ones, ones, ones, ones, q->x[n][2 * j]);
+            multiply(c, ones, ones, ones, ones, q->x[n][2 * j + 1]);
+            q->above[n][j][0] = -1152 * c[0];
+            q->above[n][j][1] = -1152 * c[1];
+        }
     }
-LOAD_QUERIES(load_local_queries, local)
-LOAD_QUERIES(load_queries, global)
+}
 
 static inline void score(const key_part *k, const queries *q, float s[NT][4]) {
 #pragma unroll
@@ -197,6 +213,16 @@ static inline void mix_group(const uint v[4][GROUPS], int j, const uint p[NT][2]
 typedef struct {
     float m[NT][2], z[NT][2], o[NT][MT][4];
 } state;
+
+/* Whether some score is so far above m that its weight would not fit f16. */
+static inline int rises(const state *a, float (*s)[4]) {
+    int rise = 0;
+#pragma unroll
+    for (int n = 0; n < NT; n++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) rise |= s[n][e] > a->m[n][e % 2] + RISE;
+    return rise;
+}
 
 /* m has to rise to what s [tokens g, g + 8] asks. */
 static inline void renew(state *a, float (*s)[4]) {
