@@ -143,10 +143,10 @@ static inline int arrive(global uint *arrived, uint groups, local uint *last) {
     return *last;
 }
 
-/* All groups of a launch meet: each comes (one work-item, when all of the group's stores are done) and then waits until `groups`
- * have, for so many nanoseconds at most: 0 is returned then. came: 0 at first. */
+/* All groups of a launch meet: each comes (one work-item, behind a barrier of the group, whose stores the release covers) and then
+ * waits until `groups` have, for so many nanoseconds at most: 0 is returned then. came: 0 at first. */
 static inline void come(global uint *came) {
-    asm volatile("fence.acq_rel.gpu;\n\tred.release.gpu.global.add.u32 [%0], 1;" ::"l"((ulong)came) : "memory");
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"((ulong)came) : "memory");
 }
 
 static inline uint all_came(global const uint *came, uint groups, ulong patience) {
