@@ -71,6 +71,20 @@ static void near_to(const char *what, const char *of, uint64_t got, uint64_t wan
         fail_msg("%s: %s is %llu, on the CPU %llu", what, of, (unsigned long long)got, (unsigned long long)want);
 }
 
+/* NVIDIA's kernels, which have the default rule, read all values of a cluster that they read: no mean values stand for some of
+ * its tokens. */
+static void same_reading(const char *what, const mka_recall *rule, const mka_used *got, const mka_used *want) {
+    int whole = device->device->nv && rule->contract == MKA_RECALL_ESTIMATED && rule->share <= 0 && rule->tokens == 0;
+    near_to(what, "keys read", got->scored_tokens, want->scored_tokens);
+    if (whole && got->read_tokens == got->scored_tokens) {
+        if (got->mean_bytes > want->mean_bytes)
+            near_to(what, "bytes of mean values", got->mean_bytes / 64, want->mean_bytes / 64);
+        return;
+    }
+    near_to(what, "values read", got->read_tokens, want->read_tokens);
+    near_to(what, "bytes of mean values", got->mean_bytes / 64, want->mean_bytes / 64);
+}
+
 /* n queries at the end of both, by a rule. */
 static void compare(const char *what, both *b, int n, const mka_recall *rule, float allowed) {
     const mka_memory_options *o = &b->options;
@@ -102,9 +116,7 @@ static void compare(const char *what, both *b, int n, const mka_recall *rule, fl
     assert_int_equal(used_there.queries, used.queries);
     assert_int_equal(used_there.long_tokens, used.long_tokens);
     assert_int_equal(used_there.scan_bytes, used.scan_bytes);
-    near_to(what, "keys read", used_there.scored_tokens, used.scored_tokens);
-    near_to(what, "values read", used_there.read_tokens, used.read_tokens);
-    near_to(what, "bytes of mean values", used_there.mean_bytes / 64, used.mean_bytes / 64);
+    same_reading(what, rule, &used_there, &used);
     double pairs = used.queries > 0 ? (double)used.queries : 1;
     if (fabs(used_there.unread_mass - used.unread_mass) > (device->device->nv ? 2e-2 : 2e-3) * pairs)
         fail_msg("%s: %g of the mass is not read, on the CPU %g", what, used_there.unread_mass / pairs, used.unread_mass / pairs);
