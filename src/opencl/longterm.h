@@ -10,16 +10,16 @@
 
 /* What is in a ring, and how more gets there. */
 typedef struct mka_cl_ring {
-    cl_mem table, list;  /* uint [kv_heads][segments][clusters]; as recall.cl's missing has it */
-    cl_uint now, listed; /* what the first two numbers of list are */
-    cl_uint before;      /* now, as it was before the last tokens came */
-    cl_uint limit, most; /* tokens and clusters that come at once, at most */
-    cl_uint asks;        /* clusters of the launch that is being made */
-    size_t place;        /* bytes of a token */
-    int patience;        /* queries until rows are sent ahead again */
-    unsigned failures;   /* of the device's, when the ring was last empty */
-    int lost;            /* 1: rows did not come that the table has */
-    cl_kernel plain, nv; /* missing, recall_missing */
+    cl_mem table, list;    /* uint [kv_heads][segments][clusters]; as recall.cl's missing has it */
+    cl_uint now, listed;   /* what the first two numbers of list are */
+    cl_uint before;        /* now, as it was before the last tokens came */
+    cl_uint limit, most;   /* tokens and clusters that come at once, at most */
+    cl_uint asks;          /* clusters of the launch that is being made */
+    size_t place;          /* bytes of a token */
+    int patience, backoff; /* queries until rows are sent ahead again, and how many these were; 0: the last guess was fine */
+    unsigned failures;     /* of the device's, when the ring was last empty */
+    int lost;              /* 1: rows did not come that the table has */
+    cl_kernel plain, nv;   /* missing, recall_missing */
 } mka_cl_ring;
 
 struct mka_device_longterm {

@@ -14,7 +14,8 @@
 
 enum {
     FIRST_PAIRS = 8192, /* of a list: pinned memory has them as soon as a few */
-    PATIENCE = 32       /* queries without a guess, after one that wanted too much */
+    LEAST_PATIENCE = 4, /* queries without a guess after one that wanted too much; twice as many after the next */
+    MOST_PATIENCE = 256
 };
 #define NOBODY ((uint32_t)0xffffffff) /* as recall.cl has it */
 
@@ -187,10 +188,12 @@ void mka_cl_ring_send_ahead(mka_device_longterm *l) {
     cl_uint sent = send_rows(l, s, MKA_CL_AHEAD, (const mka_device_missing *)(list + 2), kept);
     if (count == most && tokens <= r->limit) {
         r->now = now;
+        r->backoff = 0;
         return;
     }
     move_to(l, r->now + sent);
-    r->patience = PATIENCE;
+    r->backoff = r->backoff == 0 ? LEAST_PATIENCE : 2 * r->backoff > MOST_PATIENCE ? MOST_PATIENCE : 2 * r->backoff;
+    r->patience = r->backoff;
 }
 
 void mka_cl_ring_drop(mka_device *d) {
