@@ -153,6 +153,59 @@ static void guesses_change_nothing(void **state) {
     no_limit();
 }
 
+/* The same where NVIDIA's matrix units recall: one query, in rings that have lost what they held. */
+static void guesses_on_matrix_units(void **state) {
+    (void)state;
+    need_device();
+    if (!device->device->nv) {
+        print_message("skipped: the device is none of NVIDIA's\n");
+        skip();
+    }
+    enum { LENGTH = 13000, FEW_HEADS = 4, LONG_DIM = 64, ALL = FEW_HEADS * LONG_DIM };
+    mka_memory_options o = options(LENGTH + 100);
+    mka_memory *memory;
+    mka_error error;
+    mka_device_usage u[3];
+    uint64_t seed = 12;
+    o.heads = FEW_HEADS, o.kv_heads = 1, o.head_dim = LONG_DIM, o.plan.window = 512;
+    rows_stay_here(&o);
+    if (mka_memory_create(device, &o, &memory, &error)) fail_msg("%s", error.message);
+    float *rows = random_floats(&seed, 2 * LENGTH * LONG_DIM), *words = random_floats(&seed, WORDS * LONG_DIM);
+    float *q = malloc(ALL * sizeof *q), *out = malloc(3 * ALL * sizeof *out);
+    for (int i = 0; i < 2 * LENGTH; i++) {
+        const float *word = words + (size_t)pick(&seed, 0, WORDS - 1) * LONG_DIM;
+        for (int e = 0; e < LONG_DIM; e++) rows[i * LONG_DIM + e] = word[e] + 0.1F * rows[i * LONG_DIM + e];
+    }
+    for (int i = 0; i < ALL; i++) q[i] = 2 * words[i % LONG_DIM]; /* finds the tokens of one word */
+    for (int layer = 0; layer < 2; layer++)
+        for (int done = 0; done < LENGTH; done += PIECE)
+            if (mka_memory_append(memory, layer, PIECE, rows + (size_t)done * LONG_DIM, rows + (size_t)(LENGTH + done) * LONG_DIM,
+                                  &error))
+                fail_msg("%s", error.message);
+    mka_tiers *second = &memory->layers[1].tiers;
+    const mka_attend_job job = {.heads = FEW_HEADS, .scale = memory->options.scale, .q = q};
+    for (int i = 0; i < 3; i++) { /* 0: closes segments */
+        for (int layer = 0; layer < 2 && i > 0; layer++) memory->layers[layer].tiers.there->ring.lost = 1;
+        mka_engine_get_device_usage(device, &u[i]);
+        if (i == 2) assert_true(mka_tiers_looks_ahead(second, LENGTH));
+        if (i == 2) mka_tiers_expect(second, LENGTH, &job);
+        for (int layer = 0; layer < 2; layer++)
+            if (mka_memory_attend(memory, layer, 1, q, layer ? out + i * ALL : out, NULL, &error)) fail_msg("%s", error.message);
+    }
+    mka_device_usage last = usage();
+    same("with a guess", ALL, out + 2 * ALL, out + ALL, 1e-6F);
+    assert_true(second->there->nv_group > 0);
+    assert_true(last.ahead.tokens > u[2].ahead.tokens);
+    assert_int_equal(u[2].ahead.tokens, u[1].ahead.tokens);
+    assert_true(last.fetched.tokens - u[2].fetched.tokens < u[2].fetched.tokens - u[1].fetched.tokens);
+    free(rows);
+    free(words);
+    free(q);
+    free(out);
+    mka_memory_destroy(memory);
+    no_limit();
+}
+
 /* ---- what happens before a guess is used ---- */
 
 /* The second layer is emptied, filled anew, or destroyed, or somebody else's is asked first. */
@@ -317,6 +370,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_good_guess),
         cmocka_unit_test(guesses_change_nothing),
+        cmocka_unit_test(guesses_on_matrix_units),
         cmocka_unit_test(guesses_that_are_not_used),
         cmocka_unit_test(transfers_that_fail),
         cmocka_unit_test(a_model_guesses),

@@ -136,7 +136,7 @@ void mka_device_longterm_put(mka_device_longterm *l, int head, int segment, cons
 }
 
 int mka_device_longterm_looks_ahead(mka_device_longterm *l) {
-    if (!l->shape.ring || l->nv_group) return 0; /* recall_fast.c's kernels list nothing ahead */
+    if (!l->shape.ring) return 0;
     if (l->ring.patience == 0) return 1;
     l->ring.patience--;
     return 0;

@@ -8,6 +8,8 @@
 /* The kernels of recall.cl. */
 #define MKA_CL_RECALL(X) X(prepare) X(score) X(choose) X(read) X(gather) X(tally)
 
+enum { MKA_CL_MOST_PATIENCE = 256 }; /* queries until a guess is tried again, at most */
+
 /* What is in a ring, and how more gets there. */
 typedef struct mka_cl_ring {
     cl_mem table, list;    /* uint [kv_heads][segments][clusters]; as recall.cl's missing has it */
@@ -46,6 +48,7 @@ struct mka_cl_recall_round {
     int parts;                        /* states of the local tier: of all the job's queries */
     int done;                         /* queries of rounds before */
     size_t work;                      /* where its states are in scratch, in floats */
+    int nv;                           /* of a guess: 1: recall_fast.c lists what it wants */
     const mka_cl_recall_round *ahead; /* NULL, or a guess of another tier's next query */
 };
 
@@ -56,7 +59,7 @@ void mka_cl_recall_near(mka_cl_call *call, const mka_cl_recall_round *round);
 void mka_cl_ring_table(mka_cl_call *call, const mka_device_longterm *longterm);
 
 /* The launch that lists what a guess would want, between mka_cl_ring_begin_ahead and the list's way to the host; its scores are
- * made. recall.c */
+ * made, where they are no part of it. recall.c */
 void mka_cl_recall_list(const mka_cl_recall_round *round);
 
 /* ---- ring.c; the caller holds the lock, but at the first two ---- */
@@ -95,6 +98,9 @@ int mka_cl_recall_nv_near(const mka_recall_job_there *job);
 int mka_cl_recall_nv_queries(const mka_recall_job_there *job);
 size_t mka_cl_recall_nv_floats(const mka_device *device, const struct mka_ops_limits *limits);
 size_t mka_cl_recall_nv_work(const mka_recall_job_there *job);
+/* The launch that lists what a guess would want, whose local tier these kernels read (mka_cl_recall_nv_near): mka_cl_recall_list.
+ */
+void mka_cl_recall_nv_list(const mka_cl_recall_round *round);
 /* Returns 0, of a ring, where more rows are wanted than it takes at once: nothing was done. */
 int mka_cl_recall_nv(const mka_cl_recall_round *round);
 

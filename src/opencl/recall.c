@@ -106,7 +106,10 @@ static void list_missing(const mka_cl_recall_round *r, int from, int to) {
 }
 
 void mka_cl_recall_list(const mka_cl_recall_round *r) {
-    list_missing(r, 0, r->job->segments);
+    if (r->nv)
+        mka_cl_recall_nv_list(r);
+    else
+        list_missing(r, 0, r->job->segments);
 }
 
 /* Segments from..to - 1; what is missing of them comes first. 0: it is more than comes at once. */
@@ -235,19 +238,23 @@ static void run_plain(mka_ops *ops, const mka_cl_recall_round *r) {
     run_phases(&own);
 }
 
-/* A guess of another tier's next query, whose states lie behind those of the job, from `first` on. It is scored before the job
- * is, as the local tiers of both have their states in one place; that is not counted as read. 0: nothing comes of it. */
+/* A guess of another tier's next query, whose states lie behind those of the job. Plain kernels score it before the job is, as
+ * the local tiers of both have their states in one place; NVIDIA's do all of it in the launch that lists. It is not counted as
+ * read. 0: nothing comes of it. */
 static int score_ahead(mka_ops *ops, const mka_recall_job_there *job, size_t first, mka_cl_recall_round *r) {
     const mka_attend_job *local = job->local;
     uint64_t bytes = ops->cache_bytes;
     mka_error error;
-    if (build(job->longterm, local->heads / local->kv_heads, &error) != MKA_OK) return 0; /* its own recall will say so */
     *r = (mka_cl_recall_round){.mirror = ops->mirror,
                                .job = job,
                                .local = *local,
                                .longterm = job->longterm,
-                               .parts = mka_cl_attend_states(ops, local),
-                               .work = ops->mirror->parts.recall + first};
+                               .work = ops->mirror->parts.recall + first,
+                               .nv = mka_cl_recall_nv_serves(ops, job)};
+    if (r->nv && !mka_cl_recall_nv_near(job)) job->longterm->ring.patience = MKA_CL_MOST_PATIENCE;
+    if (r->nv) return mka_cl_recall_nv_near(job);
+    if (build(job->longterm, local->heads / local->kv_heads, &error) != MKA_OK) return 0; /* its own recall will say so */
+    r->parts = mka_cl_attend_states(ops, local);
     ops->cache_bytes = bytes;
     score_all(r);
     return 1;

@@ -170,14 +170,24 @@ static void run(const launch *a, mka_cl_call *c) {
 }
 
 /* As of recall.c: what the launch that reads will want. */
-static int fetch_missing(const launch *a) {
+static void list_missing(const launch *a) {
     mka_device_longterm *l = a->round->longterm;
-    mka_cl_ring_begin(l);
     mka_cl_call c = mka_cl_begin(a->round->mirror, l->ring.nv, "recall_missing");
     common_operands(&c, a);
     mka_cl_ring_list(&c, l);
     run(a, &c);
+}
+
+static int fetch_missing(const launch *a) {
+    mka_cl_ring_begin(a->round->longterm);
+    list_missing(a);
     return mka_cl_ring_fetch(a->round);
+}
+
+/* In the scratch that the launch which reads takes anew. */
+void mka_cl_recall_nv_list(const mka_cl_recall_round *r) {
+    const launch a = cut(r, 1, 0, r->local.n * r->local.kv_heads);
+    list_missing(&a);
 }
 
 static void read_rows(const launch *a) {

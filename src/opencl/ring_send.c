@@ -14,8 +14,7 @@
 
 enum {
     FIRST_PAIRS = 8192, /* of a list: pinned memory has them as soon as a few */
-    LEAST_PATIENCE = 4, /* queries without a guess after one that wanted too much; twice as many after the next */
-    MOST_PATIENCE = 256
+    LEAST_PATIENCE = 4  /* queries without a guess after one that wanted too much; twice as many after the next */
 };
 #define NOBODY ((uint32_t)0xffffffff) /* as recall.cl has it */
 
@@ -192,7 +191,7 @@ void mka_cl_ring_send_ahead(mka_device_longterm *l) {
         return;
     }
     move_to(l, r->now + sent);
-    r->backoff = r->backoff == 0 ? LEAST_PATIENCE : 2 * r->backoff > MOST_PATIENCE ? MOST_PATIENCE : 2 * r->backoff;
+    r->backoff = r->backoff == 0 ? LEAST_PATIENCE : 2 * r->backoff > MKA_CL_MOST_PATIENCE ? MKA_CL_MOST_PATIENCE : 2 * r->backoff;
     r->patience = r->backoff;
 }
 

@@ -15,6 +15,7 @@
 #define VALUE_AT            ((D + D / 16 + 7) / 8 * 8)
 #define PLACE_BYTES         (2 * VALUE_AT)
 #define TAKEN               0xffffffffu
+#define NOBODY              0xffffffffu
 #define HERE(place, oldest) ((place) != TAKEN && (place) - (oldest) < RING)
 #endif
 
@@ -181,8 +182,8 @@ static inline void list_missing(const group *b, const choice *c, uint number, vo
                 if (atomic_cmpxchg(&table[in], old, TAKEN) != old) continue; /* another query's group has it */
                 uint at = atomic_add(list_to, tokens) - now, at_list = atomic_inc(list_to + 1) - listed;
                 int fits = at_list < most && at + tokens <= limit;
-                if (fits) {
-                    list_to[2 + 2 * at_list] = number + in;
+                if (at_list < most) {
+                    list_to[2 + 2 * at_list] = fits ? number + in : NOBODY;
                     list_to[3 + 2 * at_list] = at;
                 }
                 table[in] = fits ? now + at : 0;
