@@ -208,6 +208,38 @@ static void guesses_on_matrix_units(void **state) {
 
 /* ---- what happens before a guess is used ---- */
 
+/* A layer before it that recalls nothing leaves the guess to the layer itself, which knows better. */
+static void guesses_of_oneself(void **state) {
+    (void)state;
+    need_speed();
+    const mka_memory_options o = options(3000);
+    float q[NUMBERS], guess[NUMBERS], with[NUMBERS], without[NUMBERS];
+    uint64_t seed = 8;
+    mka_error error;
+    rows_stay_here(&o);
+    mka_memory *one = make(&o, 2900);
+    no_limit();
+    rows_stay_here(&o);
+    mka_memory *other = make(&o, 2900);
+    const mka_recall few = {.contract = MKA_RECALL_ESTIMATED, .tokens = 24}; /* all that is missing comes at once */
+    mka_memory_set_recall(one, &few, NULL);
+    mka_memory_set_recall(other, &few, NULL);
+    const mka_attend_job job = {.heads = HEADS, .scale = other->options.scale, .q = guess};
+    for (int i = 0; i < 8; i++) {
+        make_query(&seed, q);
+        make_query(&seed, guess);
+        mka_tiers_expect(&other->layers[1].tiers, 2900, &job);
+        other->layers[1].tiers.there->ring.patience = 0;
+        assert_int_equal(mka_memory_attend(one, 1, 1, q, without, NULL, &error), MKA_OK);
+        assert_int_equal(mka_memory_attend(other, 1, 1, q, with, NULL, &error), MKA_OK);
+        assert_memory_equal(with, without, sizeof with);
+        assert_null(device->device->ahead.asker);
+    }
+    mka_memory_destroy(one);
+    mka_memory_destroy(other);
+    no_limit();
+}
+
 /* The second layer is emptied, filled anew, or destroyed, or somebody else's is asked first. */
 static void guesses_that_are_not_used(void **state) {
     (void)state;
@@ -371,6 +403,7 @@ int main(void) {
         cmocka_unit_test(a_good_guess),
         cmocka_unit_test(guesses_change_nothing),
         cmocka_unit_test(guesses_on_matrix_units),
+        cmocka_unit_test(guesses_of_oneself),
         cmocka_unit_test(guesses_that_are_not_used),
         cmocka_unit_test(transfers_that_fail),
         cmocka_unit_test(a_model_guesses),

@@ -308,7 +308,8 @@ static void run_recall(mka_tiers *t, mka_ops *ops, const mka_attend_job *job, in
     local.out = out;
     there.rule = rule;
     there.read = read;
-    if (s->expected && job->n == 1) {
+    /* a guess of its own came too late: a layer before recalled nothing */
+    if (s->expected && s->expected != t && job->n == 1) {
         ahead = expected_job(s, ops, &local_ahead);
         there.ahead = &ahead;
     }

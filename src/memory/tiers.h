@@ -103,8 +103,8 @@ void mka_tiers_attend(mka_tiers *tiers, mka_ops *ops, const mka_attend_job *job,
  * query. */
 int mka_tiers_looks_ahead(const mka_tiers *tiers, int position);
 /* Before mka_tiers_attend of one query of the tiers that are asked before these: the query at a position will be about like
- * job's, whose heads, scale and q are set. Rows that it would want are on their way while other things are computed. No result
- * depends on it. */
+ * job's, whose heads, scale and q are set. Rows that it would want are on their way while other things are computed; if the tiers
+ * asked first recall nothing from a device, the guess is forgotten. No result depends on it. */
 void mka_tiers_expect(mka_tiers *tiers, int position, const mka_attend_job *job);
 
 /* Closes what the windows of the first length tokens' successors leave behind, as attention would, for tokens that were stored

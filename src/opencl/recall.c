@@ -297,7 +297,8 @@ static void device_recall(mka_ops *ops, const mka_recall_job_there *job) {
         most = most > MOST_QUERIES ? MOST_QUERIES : most;
     }
     size_t first = nv ? larger(one, mka_cl_recall_nv_work(job)) : one;
-    int guess = job->ahead && d->failure.status == MKA_OK && score_ahead(ops, job->ahead, first, &ahead);
+    int guess = job->ahead && job->longterm->shape.ring && d->failure.status == MKA_OK && /* it is listed beside the job's list */
+                score_ahead(ops, job->ahead, first, &ahead);
     run_rounds(ops, job, nv, most, guess ? &ahead : NULL);
     pthread_mutex_unlock(&d->lock);
 }
