@@ -26,14 +26,14 @@ static int groups_of(const mka_device *d) {
 }
 
 /* Segments that a group is built for: no more than all heads' need at once, as far as registers and local memory go. */
-static int run_of(const mka_device *d, int group, int kv_heads, int segments) {
-    int run = 1, most = group > 8 ? 4 : 8;
+static int run_of(const mka_device *d, int group, int dim, int kv_heads, int segments) {
+    int run = 1, most = group > 8 || dim > 128 ? 4 : 8;
     while (run < most && (segments + run - 1) / run * kv_heads > groups_of(d)) run *= 2;
     return run;
 }
 
 static int run_of_tier(const mka_device_longterm *l, int group) {
-    return run_of(l->device, group, l->shape.kv_heads, l->shape.segments);
+    return run_of(l->device, group, l->shape.key_dim, l->shape.kv_heads, l->shape.segments);
 }
 
 /* Pairs of a query and a key/value head that a launch has room for; 0: not even for one. */
@@ -50,7 +50,7 @@ static size_t work_of(const mka_device *d, int group, size_t dim, size_t listed)
 
 size_t mka_cl_recall_nv_floats(const mka_device *d, const struct mka_ops_limits *l) {
     int segments = (l->context + l->segment - 1) / l->segment;
-    int run = run_of(d, l->head_rows, l->kv_heads, segments);
+    int run = run_of(d, l->head_rows, l->key_dim, l->kv_heads, segments);
     return work_of(d, l->head_rows, (size_t)l->key_dim, (size_t)run * (size_t)l->segment);
 }
 

@@ -1,15 +1,13 @@
 /* recall_choose, NVIDIA - the second part of recall_nv.cl: what a group is, how the groups of a pair meet, which clusters are
  * read, and their tokens listed. RING: as in recall.cl, whose table it is, and 0 where rows are in segments. */
-#define BATCH     256 /* parts, at most: a launch's groups */
-#define LINES     (D / 4)
-#define TURNS_OUT ((R * LINES + ITEMS - 1) / ITEMS)
-#define SHARES    (ITEMS / (R * LINES) > 4 ? 4 : ITEMS / (R * LINES) > 1 ? ITEMS / (R * LINES) : 1) /* of a merge's parts */
-#define SLOTS     (PART > 1024 ? 4 : WARPS / 2) /* states of warps in local memory at once */
-#define ROOM      (R8 * BATCH > SLOTS * SLOT ? R8 * BATCH : SLOTS * SLOT)
-#if RUN * NUMBERS > ROOM * 4
-#error "no room for the clusters' numbers"
-#endif
-#define TURNS ((PART + ITEMS - 1) / ITEMS)
+#define BATCH        256 /* parts, at most: a launch's groups */
+#define LINES        (D / 4)
+#define TURNS_OUT    ((R * LINES + ITEMS - 1) / ITEMS)
+#define SHARES       (ITEMS / (R * LINES) > 4 ? 4 : ITEMS / (R * LINES) > 1 ? ITEMS / (R * LINES) : 1) /* of a merge's parts */
+#define SLOTS        (PART > 1024 ? 4 : WARPS / 2) /* states of warps in local memory at once */
+#define LARGER(a, b) ((a) > (b) ? (a) : (b))
+#define ROOM         LARGER(LARGER(R8 *BATCH, SLOTS *SLOT), RUN *NUMBERS / 4) /* first the clusters' numbers */
+#define TURNS        ((PART + ITEMS - 1) / ITEMS)
 
 #if RING
 #define VALUE_AT            ((D + D / 16 + 7) / 8 * 8)
@@ -74,10 +72,15 @@ static inline void leave_word(global uint *came) {
 
 /* ---- the choice ---- */
 
-/* Of a tile's clusters, those of the lane: a cluster's first row << 0 and tokens << 16, 0 where it is not read. RING: bits. */
+/* Of a tile's clusters, those of the lane: a cluster's first row, and its tokens << 16; 0 where it is not read. */
 typedef struct {
     uint place[OWN_TILES][2][2];
 } choice;
+
+/* Which of the group's clusters one of these is. */
+static inline uint cluster_of(uint tile, int v, int i) {
+    return tile * TILE + v * 16 + get_local_id(0) % 32 / 4 + 8 * i;
+}
 
 /* Which clusters of the warp's tiles are read; scores become the weights of the others. Returns how many tokens the warp's
  * clusters have that are read. */
@@ -106,7 +109,7 @@ static inline uint choose(const group *b, float log_change, tile_scores *all, ch
         for (int v = 0; v < 2; v++)
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                uint in = tile % TILES * TILE + v * 16 + g + 8 * i;
+                uint in = cluster_of(tile % TILES, v, i);
                 float spread = number[CLUSTERS + in], worth = number[2 * CLUSTERS + in] * LOG2E;
                 uint place = starts[in] | (uint)(starts[in + 1] - starts[in]) << 16;
                 int wanted = 0;
@@ -153,7 +156,7 @@ static inline void list_tokens(const group *b, const choice *c, uint at, global 
                     if (g >= l) upto += other;
                 }
 #if RING
-                uint in = tile * TILE + v * 16 + g + 8 * i, row = tokens ? b->table[in] : 0;
+                uint row = tokens ? b->table[cluster_of(tile, v, i)] : 0;
 #else
                 uint row = (b->first + tile / TILES) * SEGMENT + (c->place[u][v][i] & 0xffff);
 #endif
@@ -167,8 +170,8 @@ static inline void list_tokens(const group *b, const choice *c, uint at, global 
 /* The clusters that are wanted and not in the ring: as recall.cl's missing. */
 static inline void list_missing(const group *b, const choice *c, uint number, volatile global uint *table,
                                 volatile global uint *list_to, uint now, uint listed, uint limit, uint most) {
-    uint warp = get_local_id(0) / 32, g = get_local_id(0) % 32 / 4, t = get_local_id(0) % 4;
-    if (t > 0) return;
+    uint warp = get_local_id(0) / 32;
+    if (get_local_id(0) % 4 > 0) return; /* others of the quad have the same */
 #pragma unroll
     for (int u = 0; u < OWN_TILES; u++) {
         uint tile = warp + WARPS * u;
@@ -177,7 +180,7 @@ static inline void list_missing(const group *b, const choice *c, uint number, vo
         for (int v = 0; v < 2; v++)
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                uint in = tile * TILE + v * 16 + g + 8 * i, tokens = c->place[u][v][i] >> 16, old = table[in];
+                uint in = cluster_of(tile, v, i), tokens = c->place[u][v][i] >> 16, old = table[in];
                 if (!tokens || old == TAKEN || HERE(old, now - RING + limit)) continue;
                 if (atomic_cmpxchg(&table[in], old, TAKEN) != old) continue; /* another query's group has it */
                 uint at = atomic_add(list_to, tokens) - now, at_list = atomic_inc(list_to + 1) - listed;
