@@ -240,20 +240,25 @@ static void guesses_of_oneself(void **state) {
     no_limit();
 }
 
+/* A memory that has answered a query q, and what it answered. */
+static mka_memory *make_asked(uint64_t seed, float *q, float out[2][NUMBERS]) {
+    const mka_memory_options o = options(3000);
+    rows_stay_here(&o);
+    mka_memory *memory = make(&o, 2900);
+    make_query(&seed, q);
+    ask(memory, q, NULL, out);
+    return memory;
+}
+
 /* The second layer is emptied, filled anew, or destroyed, or somebody else's is asked first. */
 static void guesses_that_are_not_used(void **state) {
     (void)state;
     need_speed();
-    const mka_memory_options o = options(3000);
     float q[NUMBERS], out[2][NUMBERS], want[2][NUMBERS];
-    uint64_t seed = 4;
     mka_error error;
-    rows_stay_here(&o);
-    mka_memory *memory = make(&o, 2900);
+    mka_memory *memory = make_asked(4, q, want);
     mka_tiers *second = &memory->layers[1].tiers;
     const mka_attend_job job = {.heads = HEADS, .scale = memory->options.scale, .q = q};
-    make_query(&seed, q);
-    ask(memory, q, NULL, want);
     for (int i = 0; i < 3; i++) {
         second->there->ring.lost = 1;
         second->there->ring.patience = 0;
@@ -286,17 +291,12 @@ static void guesses_that_are_not_used(void **state) {
 static void transfers_that_fail(void **state) {
     (void)state;
     need_speed();
-    const mka_memory_options o = options(3000);
     float q[NUMBERS], out[2][NUMBERS], want[2][NUMBERS];
-    uint64_t seed = 6;
     mka_error error;
     cl_int code;
-    rows_stay_here(&o);
-    mka_memory *memory = make(&o, 2900);
+    mka_memory *memory = make_asked(6, q, want);
     mka_tiers *second = &memory->layers[1].tiers;
     const mka_attend_job job = {.heads = HEADS, .scale = memory->options.scale, .q = q};
-    make_query(&seed, q);
-    ask(memory, q, NULL, want);
     cl_mem rows = second->there->rows, small = clCreateBuffer(device->device->context, CL_MEM_READ_WRITE, 8, NULL, &code);
     assert_int_equal(code, CL_SUCCESS);
     for (int i = 0; i < 2; i++) { /* what is waited for, and what is sent ahead */
